@@ -1,0 +1,235 @@
+# make [all]            libraries, programs, examples, benchmarks, test programs
+# make test             everything below tests/; last line "N passed, N failed"
+# make test T=dsm.wire  the unit suites whose name starts with that
+# make demo             examples/demo.sh or the first example
+# make bench            one JSON object a line
+# make lint             layout, clang-tidy, shellcheck, layers
+# make fuzz             libFuzzer over tests/fuzz (FUZZ_SECONDS each)
+#
+# Variants, each with a build folder of its own: SANITIZE=address|undefined|
+# thread (commas join several), CC=clang. V=1 shows the commands.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+STRIP ?= strip
+SANITIZE ?=
+T ?=
+FUZZ_SECONDS ?= 30
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+variant := $(if $(filter-out gcc,$(CC)),-$(notdir $(CC)))
+variant := $(variant)$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
+B ?= build$(variant)
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(patsubst $(B)/%,%,$@);)
+
+# --- flags ---
+
+CFLAGS ?= $(if $(SANITIZE),-O1,-O2) -g
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
+	-Werror
+BASE_FLAGS := -std=gnu11 -D_GNU_SOURCE -Idsm/include -Itaskrt/include -MMD -MP \
+	-fno-omit-frame-pointer -pthread $(WARN)
+SAN_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+ALL_CFLAGS = $(BASE_FLAGS) -fPIC -fvisibility=default $(SAN_FLAGS) $(CFLAGS)
+ALL_LDFLAGS = -pthread $(SAN_FLAGS) $(LDFLAGS)
+DSM_LIBS := -luv -llz4 -lurcu-bp -lurcu-cds -lm -lpthread -ldl
+
+# The slot is static, lies where no client maps anything, and has code that runs
+# on the client's thread pointer: no stack protector, no sanitizer, ever.
+SLOT_CFLAGS := $(BASE_FLAGS) -O2 -g -fPIE -fno-stack-protector \
+	-fcf-protection=none -U_FORTIFY_SOURCE
+# So far from zero, what is not position independent does not link: gcc's
+# crtbegin files (left out: C needs nothing of them), calls of functions that
+# libc.a leaves undefined (pulled in with -u, or made _init, which does nothing),
+# crt1.o's shortened GOT accesses (--no-relax).
+crt = $(shell $(CC) -print-file-name=$(1))
+SLOT_LDFLAGS := -static -no-pie -pthread -nostartfiles \
+	-Wl,--no-relax,--eh-frame-hdr \
+	-Wl,-u,__pthread_unwind,-u,__call_tls_dtors \
+	-Wl,--defsym=__pthread_initialize_minimal=_init
+SLOT_CRT = $(call crt,crt1.o) $(call crt,crti.o) $(call crt,crtn.o)
+SLOT_ADDR_a := 0x1a0000000000
+SLOT_ADDR_b := 0x3a0000000000
+
+# --- sources ---
+
+obj = $(patsubst %,$(B)/obj/%.o,$(basename $(1)))
+
+dsm_src := $(wildcard $(addprefix dsm/,$(addsuffix /*.c,base wire transport \
+	heap image)))
+coord_src := $(wildcard coordinator/core/*.c coordinator/worker/*.c \
+	coordinator/worker/*.S)
+client_src := $(wildcard taskrt/client/*.c)
+daemon_src := $(filter-out coordinator/taskrt-%.c,$(wildcard coordinator/*.c))
+daemons := $(patsubst coordinator/%.c,%,$(wildcard coordinator/taskrt-*.c))
+tool_src := $(wildcard tools/*.c)
+bench_src := $(wildcard bench/bench.c bench/bench_*.c)
+example_src := $(wildcard examples/*.c)
+# The slot is another program, but parts of it can be tested in this one.
+test_src := $(wildcard tests/unit/*/*.c tests/conformance/*.c) tests/main.c \
+	tests/support.c taskrt/slot/vdso.c taskrt/slot/arch_x86_64.c \
+	taskrt/slot/arch_x86_64_switch.S
+e2e_src := $(wildcard tests/e2e/*.c)
+fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
+# Its main first: without it (slot.c) there is no slot to build.
+slot_own := $(if $(wildcard taskrt/slot/slot.c),$(wildcard taskrt/slot/*.c \
+	taskrt/slot/*.S))
+slot_src := $(slot_own) $(wildcard dsm/base/*.c dsm/wire/*.c dsm/image/*.c \
+	dsm/transport/conn.c dsm/transport/tcp.c dsm/transport/shm.c)
+slot_obj := $(patsubst %,$(B)/slot/obj/%.o,$(basename $(slot_src)))
+
+# --- what to build ---
+
+libdsm := $(B)/lib/libdsm.a
+libtaskrt := $(B)/lib/libtaskrt.a
+# coordinator and worker cores without the client: a daemon must not get the
+# client library's malloc.
+libcoord := $(B)/lib/libcoord.a
+shared := $(B)/lib/libdsm.so $(B)/lib/libtaskrt.so
+programs := $(addprefix $(B)/bin/,$(daemons) \
+	$(if $(wildcard tools/taskrt.c),taskrt))
+examples := $(patsubst examples/%.c,$(B)/examples/%,$(example_src))
+bench := $(if $(wildcard bench/bench.c),$(B)/bench/bench)
+unit := $(B)/tests/unit
+e2e := $(patsubst tests/e2e/%.c,$(B)/tests/e2e/%,$(e2e_src))
+fuzz := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(fuzz_src))
+slots := $(if $(slot_own),$(B)/slot/taskrt-slot-a $(B)/slot/taskrt-slot-b)
+
+.PHONY: all libs programs examples bench-program test-programs unit-tests test \
+	demo bench lint check-layers fuzz fuzz-programs clean
+all: libs programs examples bench-program test-programs
+libs: $(libdsm) $(libtaskrt) $(shared) $(slots)
+programs: $(programs)
+examples: $(examples)
+bench-program: $(bench)
+unit-tests: $(unit)
+fuzz-programs: $(fuzz)
+test-programs: $(unit) $(e2e) $(fuzz)
+
+# --- libraries ---
+
+$(libdsm): $(call obj,$(dsm_src))
+$(libcoord): $(call obj,$(coord_src))
+$(libtaskrt): $(call obj,$(coord_src) $(client_src))
+$(libdsm) $(libcoord) $(libtaskrt):
+	@mkdir -p $(@D)
+	$(call say,AR) rm -f $@; ar rcs $@ $^
+
+$(B)/lib/libdsm.so.0: $(call obj,$(dsm_src))
+$(B)/lib/libtaskrt.so.0: $(call obj,$(coord_src) $(client_src)) \
+	$(B)/lib/libdsm.so.0
+$(B)/lib/%.so.0:
+	@mkdir -p $(@D)
+	$(call say,LD) $(CC) -shared -Wl,-soname,$(@F) -o $@ $^ $(ALL_LDFLAGS) \
+		'-Wl,-rpath,$$ORIGIN' $(DSM_LIBS)
+$(B)/lib/%.so: $(B)/lib/%.so.0
+	$(Q)ln -sf $(<F) $@
+
+# --- programs ---
+
+$(programs) $(unit) $(e2e) $(fuzz) $(examples) $(bench):
+	@mkdir -p $(@D)
+	$(call say,LD) $(CC) -o $@ $^ $(ALL_LDFLAGS) $(EXTRA_LIBS) $(DSM_LIBS)
+
+$(addprefix $(B)/bin/,$(daemons)): $(B)/bin/%: $(B)/obj/coordinator/%.o \
+	$(call obj,$(daemon_src)) $(libcoord) $(libdsm)
+$(B)/bin/taskrt: $(call obj,$(tool_src)) $(libtaskrt) $(libdsm)
+$(unit): $(call obj,$(test_src)) $(libtaskrt) $(libdsm)
+$(unit): EXTRA_LIBS := -lcunit
+$(e2e): $(B)/tests/e2e/%: $(B)/obj/tests/e2e/%.o $(libtaskrt) $(libdsm)
+$(examples): $(B)/examples/%: $(B)/obj/examples/%.o $(libtaskrt) $(libdsm)
+$(bench): $(call obj,$(bench_src)) $(libtaskrt) $(libdsm)
+$(examples) $(bench): EXTRA_LIBS := -fopenmp -lpng
+$(call obj,$(example_src) $(bench_src)): ALL_CFLAGS += -fopenmp
+# With SANITIZE=fuzzer-no-link,… libFuzzer brings its own main.
+fuzz_driver := $(if $(findstring fuzzer,$(SANITIZE)),,tests/fuzz/driver.c)
+$(fuzz): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(call obj,$(fuzz_driver)) \
+	$(libdsm)
+$(fuzz): EXTRA_LIBS := $(if $(findstring fuzzer,$(SANITIZE)),-fsanitize=fuzzer)
+
+# --- the slot, twice, and its images inside libtaskrt ---
+
+$(B)/slot/taskrt-slot-%: $(slot_obj)
+	$(call say,LD) $(CC) -o $@ $(SLOT_LDFLAGS) \
+		-Wl,-Ttext-segment=$(SLOT_ADDR_$*) \
+		$(SLOT_CRT) $(slot_obj) -l:liblz4.a
+$(B)/slot/slot-%.bin: $(if $(slot_own),$(B)/slot/taskrt-slot-%)
+	@mkdir -p $(@D)
+	$(call say,STRIP) $(if $(slot_own),$(STRIP) --strip-all -o $@ $<,: >$@)
+.SECONDARY: $(addprefix $(B)/slot/,slot-a.bin slot-b.bin)
+
+slot_blob := $(B)/obj/coordinator/worker/slot_blob.o
+$(slot_blob): $(B)/slot/slot-a.bin $(B)/slot/slot-b.bin
+$(slot_blob): ALL_CFLAGS += -Wa,-I$(B)/slot
+
+# --- objects ---
+
+define compile
+@mkdir -p $(@D)
+$(call say,CC) $(CC) $(1) -c -o $@ $<
+endef
+$(B)/slot/obj/%.o: %.c
+	$(call compile,$(SLOT_CFLAGS))
+$(B)/slot/obj/%.o: %.S
+	$(call compile,$(SLOT_CFLAGS))
+$(B)/obj/%.o: %.c
+	$(call compile,$(ALL_CFLAGS))
+$(B)/obj/%.o: %.S
+	$(call compile,$(ALL_CFLAGS))
+
+all_obj := $(call obj,$(dsm_src) $(coord_src) $(client_src) $(tool_src) \
+	$(bench_src) $(example_src) $(test_src) $(e2e_src) $(fuzz_src) \
+	$(wildcard coordinator/*.c tests/fuzz/driver.c)) $(slot_obj)
+.SECONDARY: $(all_obj)
+-include $(all_obj:.o=.d)
+
+# --- checks ---
+
+sub := $(MAKE) --no-print-directory
+
+# Packages first: the build needs them.
+test:
+	@tools/setup.sh build
+	+@$(sub) $(if $(T),unit-tests,all)
+	@tools/run-tests.sh $(B) $(T)
+
+demo:
+	@tools/setup.sh build
+	+@$(sub) libs programs examples
+	@if [ -x examples/demo.sh ]; then BUILD=$(B) examples/demo.sh; \
+	else echo "no demo yet"; fi
+
+bench:
+	@tools/setup.sh build >&2
+	+@$(sub) libs programs bench-program >&2
+	@$(if $(bench),BUILD=$(B) $(bench) $(BENCH_ARGS),:)
+
+lint: check-layers
+	@tools/setup.sh lint
+	@tools/lint.sh
+
+check-layers:
+	@tools/check-layers.sh
+
+fuzz:
+	+@$(sub) CC=clang SANITIZE=fuzzer-no-link,address,undefined B=build-fuzz \
+		fuzz-programs
+	@for f in $(patsubst tests/fuzz/fuzz_%.c,%,$(fuzz_src)); do \
+		echo "fuzz $$f: $(FUZZ_SECONDS) s"; \
+		mkdir -p build-fuzz/corpus/$$f; \
+		build-fuzz/tests/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) \
+			-verbosity=0 -artifact_prefix=build-fuzz/ \
+			build-fuzz/corpus/$$f tests/fuzz/corpus/$$f || exit 1; \
+	done
+
+clean:
+	rm -rf build build-*

@@ -1,0 +1,33 @@
+/* Monotonic time, deadlines and the pause of a spin loop. */
+#ifndef DSM_BASE_CLOCK_H
+#define DSM_BASE_CLOCK_H
+
+#include <stdint.h>
+
+#define DSM_US UINT64_C(1000)
+#define DSM_MS UINT64_C(1000000)
+#define DSM_SEC UINT64_C(1000000000)
+/* A deadline that never comes: for tests and tools only. */
+#define DSM_FOREVER UINT64_MAX
+
+/* Nanoseconds of CLOCK_MONOTONIC. Async-signal-safe. */
+uint64_t dsm__now(void);
+/* now + ms, saturating. */
+uint64_t dsm__deadline_ms(uint64_t ms);
+/* Milliseconds from now to deadline, rounded up, 0 when past, at most
+ * INT32_MAX: what poll(2) takes. */
+int dsm__ms_left(uint64_t deadline);
+/* The slot unmaps its vDSO: from then on time is a plain system call. */
+void dsm__clock_no_vdso(void);
+
+static inline void
+dsm__cpu_relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
+#endif

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# lint.sh - layout (clang-format), likely mistakes (clang-tidy, see .clang-tidy),
+# shell scripts (shellcheck).
+set -u
+bad=0
+
+# files GLOB... - tracked, and new ones that git does not ignore
+files() {
+	git ls-files -co --exclude-standard "$@"
+}
+mapfile -t code < <(files '*.c' '*.h')
+mapfile -t scripts < <(files '*.sh' .ci/run)
+
+clang-format --dry-run -Werror "${code[@]}" || bad=1
+shellcheck "${scripts[@]}" || bad=1
+files '*.c' | xargs -d '\n' -n 4 -P "$(nproc)" tools/tidy.sh || bad=1
+exit $bad

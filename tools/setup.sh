@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# setup.sh build|lint - install the Debian packages that are missing (as root;
+# otherwise say which). Does nothing where there is no dpkg.
+set -eu
+
+build="gcc make libc6-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev"
+lint="clang-format clang-tidy shellcheck"
+
+case "${1-build}" in
+build) want=$build ;;
+lint) want=$lint ;;
+*)
+	echo "usage: setup.sh build|lint" >&2
+	exit 2
+	;;
+esac
+command -v dpkg-query >/dev/null || exit 0
+
+missing=()
+for package in $want; do
+	status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
+	[ "$status" = "install ok installed" ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+	echo "missing packages; as root: apt-get install ${missing[*]}" >&2
+	exit 1
+fi
+echo "installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 || {
+	apt-get update >/dev/null
+	apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null
+}
