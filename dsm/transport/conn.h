@@ -1,0 +1,143 @@
+/*
+ * Connections: ordered, reliable streams of frames between two ends. This
+ * header is the contract of every transport back-end; tests/conformance runs
+ * the same suite over all of them.
+ *
+ * Frame: a 16-byte header {u32 body length, u16 type, u8 version, u8 flags,
+ * u64 tag}, then the body. type and body are dsm/wire's business; tag is the
+ * sender's (0 where unused).
+ *
+ * Back-ends:
+ *   shm   unix stream socket; the ends are on one machine and share memory by
+ *         descriptors besides
+ *   tcp   TCP stream
+ * (later: tls over tcp, verbs). A back-end is a table of operations on raw
+ * bytes (ops below); framing, buffering and the out-queue are shared (conn.c).
+ *
+ * States: OPEN -> FAILED (a peer closed, reset, sent garbage; err says which)
+ * -> closed by dsm__conn_close. A FAILED connection answers every call with its
+ * error; it never blocks. One exception: after a failed write recv still hands
+ * out what the peer had sent before it went, then fails.
+ *
+ * A conn has one owner at a time (thread, or whoever holds the loop's drive
+ * lock): no internal locking. Nothing here raises SIGPIPE.
+ */
+#ifndef DSM_TRANSPORT_CONN_H
+#define DSM_TRANSPORT_CONN_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "../base/status.h"
+
+struct dsm_conn;
+
+struct dsm_frame {
+	uint16_t type;
+	uint8_t flags;
+	uint64_t tag;
+	const uint8_t
+	    *body; /* valid until the next recv on the conn; unaligned */
+	uint32_t len;
+};
+
+/* What a back-end provides. All non-blocking. */
+struct dsm_conn_ops {
+	const char *name; /* "shm", "tcp" */
+	/* Bytes moved, or DSM_EAGAIN, or DSM_ECONN (peer closed or reset). */
+	ssize_t (*readv)(struct dsm_conn *c, const struct iovec *iov, int n);
+	ssize_t (*writev)(struct dsm_conn *c, const struct iovec *iov, int n);
+	/* One-sided read of remote memory, or NULL where the back-end has none
+	 * (then READ messages do it). Filled in by verbs. */
+	int (*fetch)(struct dsm_conn *c, uint64_t remote, uint64_t key,
+	             void *dst, size_t len, uint64_t deadline);
+	void (*close)(struct dsm_conn *c);
+};
+
+extern const struct dsm_conn_ops dsm__shm_ops;
+extern const struct dsm_conn_ops dsm__tcp_ops;
+
+/*
+ * Take a connected stream socket (made non-blocking here). Owns fd from then
+ * on, also on failure. max_body: larger frames are DSM_EPROTO (<=
+ * DSM_FRAME_MAX).
+ */
+int dsm__conn_create(const struct dsm_conn_ops *ops, int fd, uint32_t max_body,
+                     struct dsm_conn **conn_p);
+void dsm__conn_close(struct dsm_conn *c); /* NULL is fine */
+
+int dsm__conn_fd(const struct dsm_conn *c);
+const char *dsm__conn_transport(const struct dsm_conn *c);
+const char *dsm__conn_peer(const struct dsm_conn *c); /* "10.0.0.2:7000" */
+/* DSM_OK, or why it FAILED (DSM_ECONN, DSM_EPROTO, DSM_ENOMEM). */
+int dsm__conn_error(const struct dsm_conn *c);
+
+/*
+ * Send one frame whose body is the concatenation of iov. Never blocks: what the
+ * socket does not take at once is copied to the out-queue. iov is borrowed for
+ * the call. DSM_OK (sent or queued), DSM_EINVAL (body longer than
+ * DSM_FRAME_MAX), DSM_ENOMEM, or the error of a FAILED connection.
+ */
+int dsm__conn_send(struct dsm_conn *c, unsigned type, unsigned flags,
+                   uint64_t tag, const struct iovec *iov, int n_iov);
+/* Bytes in the out-queue: the sender's measure for back-pressure. */
+size_t dsm__conn_backlog(const struct dsm_conn *c);
+/* Write queued bytes: DSM_OK when none are left, DSM_EAGAIN, or an error. */
+int dsm__conn_flush(struct dsm_conn *c);
+/* The same with a deadline, spinning then sleeping (slots, tools, tests).
+ * Incoming bytes are not read meanwhile. DSM_ETIMEDOUT. */
+int dsm__conn_drain(struct dsm_conn *c, uint64_t deadline);
+
+/*
+ * Next frame: DSM_OK, DSM_EAGAIN (none whole yet), or an error. Reads from
+ * the socket at most what the current frame needs when that is large, so that a
+ * frame's body is contiguous and never moved. *f_p->body is valid until the
+ * next recv. DSM_EPROTO: wrong version, oversized.
+ */
+int dsm__conn_recv(struct dsm_conn *c, struct dsm_frame *f_p);
+/*
+ * The same, waiting: spins for spin_ns, then sleeps in poll(2) until deadline
+ * (DSM_ETIMEDOUT). Queued bytes are written meanwhile. *spun_p (may be NULL): 1
+ * when it came while spinning, 0 when after a sleep.
+ */
+int dsm__conn_recv_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
+                        struct dsm_frame *f_p, int *spun_p);
+
+/* --- endpoints --- */
+
+/* A connected pair over a unix socket pair. */
+int dsm__shm_pair(int fds_p[2]);
+/*
+ * "HOST:PORT", "[V6]:PORT", ":PORT" (loopback), "*:PORT" (any), PORT 0: the
+ * kernel picks one. "*" is every IPv4 address, "[::]" every address. Listening
+ * socket, CLOEXEC, non-blocking, or a negative code with e filled in ("cannot
+ * listen on 127.0.0.1:7070: Address already in use"). *addr_p (may be NULL):
+ * numeric address it listens on.
+ */
+#define DSM_ADDR_MAX 96
+int dsm__tcp_listen(const char *addr, char addr_p[DSM_ADDR_MAX], int *fd_p,
+                    struct dsm_error *e);
+/* 1 when the address text means loopback only, 0 when not, negative: not an
+ * address (DSM_EINVAL) or not to be resolved (DSM_ECONN). No name look-up
+ * beyond getaddrinfo, which keeps its own time. */
+int dsm__tcp_is_loopback(const char *addr, struct dsm_error *e);
+/* Connect, waiting until the deadline at most; the socket is non-blocking,
+ * CLOEXEC, TCP_NODELAY. DSM_EINVAL, DSM_ECONN, DSM_ETIMEDOUT; e: peer, errno
+ * text. */
+int dsm__tcp_connect(const char *addr, uint64_t deadline, int *fd_p,
+                     struct dsm_error *e);
+/* Start a connect: *fd_p is a non-blocking socket that polls writable when
+ * done (then dsm__tcp_connect_result). */
+int dsm__tcp_connect_start(const char *addr, int *fd_p, struct dsm_error *e);
+int dsm__tcp_connect_result(int fd, const char *addr, struct dsm_error *e);
+/* Accepted socket (CLOEXEC, non-blocking, TCP_NODELAY), DSM_EAGAIN (nobody is
+ * there), or DSM_ESYS with errno (no descriptors left: stop polling a while).
+ */
+int dsm__tcp_accept(int listen_fd, int *fd_p);
+/* Numeric HOST:PORT of a socket's own / other end. */
+int dsm__tcp_local(int fd, char addr_p[DSM_ADDR_MAX]);
+int dsm__tcp_peer(int fd, char addr_p[DSM_ADDR_MAX]);
+
+#endif

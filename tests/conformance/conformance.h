@@ -1,0 +1,57 @@
+/*
+ * What every transport back-end must do. A back-end's test file names its
+ * operations and a way to make a connected pair of sockets:
+ *
+ *   CONFORMANCE(dsm_transport_shm, "dsm.transport.shm", &dsm__shm_ops,
+ *       dsm__shm_pair);
+ */
+#ifndef TESTS_CONFORMANCE_H
+#define TESTS_CONFORMANCE_H
+
+#include "../../dsm/transport/conn.h"
+#include "../test.h"
+
+struct conformance {
+	const struct dsm_conn_ops *ops;
+	int (*pair)(int fds_p[2]);
+};
+
+#define CONFORMANCE_CASES(X)                                 \
+	X(frames_arrive_whole_and_in_order)                  \
+	X(an_empty_body_is_a_frame)                          \
+	X(a_body_of_many_pieces_arrives_as_one)              \
+	X(large_bodies_both_ways_at_once_do_not_deadlock)    \
+	X(frames_of_all_sizes_survive_any_interleaving)      \
+	X(many_frames_in_one_read_are_handed_out_one_by_one) \
+	X(a_frame_arrives_byte_by_byte)                      \
+	X(a_large_frame_is_not_read_beyond_its_end)          \
+	X(a_body_over_the_limit_is_refused)                  \
+	X(a_body_over_the_frame_limit_is_not_sent)           \
+	X(garbage_is_a_protocol_error)                       \
+	X(a_closed_peer_is_seen_after_its_last_frame)        \
+	X(half_a_frame_and_a_close_is_a_lost_connection)     \
+	X(a_failed_send_does_not_lose_what_came_before)      \
+	X(waiting_for_a_frame_times_out)                     \
+	X(waiting_for_a_frame_writes_what_is_queued)         \
+	X(a_frame_that_comes_during_the_spin_says_so)        \
+	X(draining_times_out_when_the_peer_does_not_read)    \
+	X(backlog_counts_the_queued_bytes)                   \
+	X(a_connection_names_its_peer)
+
+#define CONFORMANCE_DECLARE_(fn) \
+	void conformance_##fn(const struct conformance *);
+CONFORMANCE_CASES(CONFORMANCE_DECLARE_)
+
+#define CONFORMANCE_WRAP_(fn)                           \
+	static void test_##fn(void)                     \
+	{                                               \
+		conformance_##fn(&conformance_backend); \
+	}
+#define CONFORMANCE_CASE_(fn) T(test_##fn),
+
+#define CONFORMANCE(id, name, ops_, pair_)                                   \
+	static const struct conformance conformance_backend = {ops_, pair_}; \
+	CONFORMANCE_CASES(CONFORMANCE_WRAP_)                                 \
+	SUITE(id, name, CONFORMANCE_CASES(CONFORMANCE_CASE_){NULL, NULL})
+
+#endif
