@@ -1,0 +1,238 @@
+#include "image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../base/clock.h"
+
+static int
+sparse_file(const char *name, uint64_t size, int *fd_p, struct dsm_error *e)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC);
+
+	if (fd < 0)
+		return dsm__fail(e, DSM_ESYS, "memfd_create(%s): %s", name,
+		    strerror(errno));
+	if (ftruncate(fd, (off_t)size) != 0) {
+		int err = dsm__fail(e, DSM_ESYS, "ftruncate(%s, %llu): %s",
+		    name, (unsigned long long)size, strerror(errno));
+
+		close(fd);
+		return err;
+	}
+	*fd_p = fd;
+	return DSM_OK;
+}
+
+int
+dsm__image_create(struct dsm_image *im, struct dsm_error *e)
+{
+	int pages_fd, states_fd;
+	int err;
+
+	err = sparse_file("taskrt-image", DSM_IMAGE_SIZE, &pages_fd, e);
+	if (err != DSM_OK)
+		return err;
+	err = sparse_file("taskrt-states", DSM_IMAGE_STATES, &states_fd, e);
+	if (err != DSM_OK) {
+		close(pages_fd);
+		return err;
+	}
+	err = dsm__image_open(im, pages_fd, states_fd, NULL);
+	if (err != DSM_OK) {
+		close(pages_fd);
+		close(states_fd);
+		return dsm__fail(e, err, "cannot map %llu bytes of page "
+		    "states: %s",
+		    (unsigned long long)DSM_IMAGE_STATES, strerror(errno));
+	}
+	return DSM_OK;
+}
+
+int
+dsm__image_open(struct dsm_image *im, int pages_fd, int states_fd, void *at)
+{
+	int flags = MAP_SHARED | MAP_NORESERVE;
+	void *p;
+
+	if (at != NULL)
+		flags |= MAP_FIXED_NOREPLACE;
+	p = mmap(at, DSM_IMAGE_STATES, PROT_READ | PROT_WRITE, flags, states_fd,
+	    0);
+	if (p == MAP_FAILED)
+		return DSM_ENOMEM;
+	if (at != NULL && p != at) {
+		munmap(p, DSM_IMAGE_STATES);
+		return DSM_ENOMEM;
+	}
+	im->pages_fd = pages_fd;
+	im->states_fd = states_fd;
+	im->states = p;
+	return DSM_OK;
+}
+
+void
+dsm__image_fini(struct dsm_image *im)
+{
+	munmap((void *)im->states, DSM_IMAGE_STATES);
+	close(im->pages_fd);
+	close(im->states_fd);
+	im->states = NULL;
+}
+
+uint32_t
+dsm__image_claim(struct dsm_image *im, uint64_t off, uint32_t max,
+    uint32_t slot, uint32_t *state_p)
+{
+	uint32_t n;
+
+	for (n = 0; n < max; n++) {
+		_Atomic uint32_t *w = dsm__image_state(im, off + n * DSM_PAGE);
+		uint32_t old = DSM_PG_ABSENT;
+
+		/* acquire: pairs with publish, for the caller that finds
+		 * PRESENT and goes on to read the page. */
+		if (!atomic_compare_exchange_strong_explicit(w, &old,
+		        DSM_PG_FETCHING | slot << 8, memory_order_acquire,
+		        memory_order_acquire)) {
+			if (n == 0)
+				*state_p = old;
+			break;
+		}
+	}
+	return n;
+}
+
+static void
+set_state(_Atomic uint32_t *w, uint32_t state)
+{
+	/* release: the page's bytes are in the file before PRESENT is seen. */
+	uint32_t old = atomic_exchange_explicit(w, state, memory_order_release);
+
+	if (old & DSM_PG_WAITERS)
+		syscall(SYS_futex, w, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+int
+dsm__image_publish(struct dsm_image *im, uint64_t off, uint32_t n,
+    const void *bytes)
+{
+	const char *p = bytes;
+	size_t left = (size_t)n * DSM_PAGE;
+	uint64_t at = off;
+
+	/* write(2), not a store through a mapping: no page fault, no
+	 * zeroing of a page that is overwritten whole. */
+	while (left > 0) {
+		ssize_t k = pwrite(im->pages_fd, p, left, (off_t)at);
+
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k <= 0)
+			return errno == ENOSPC ? DSM_ENOMEM : DSM_ESYS;
+		p += k;
+		at += (uint64_t)k;
+		left -= (size_t)k;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		set_state(dsm__image_state(im, off + i * DSM_PAGE),
+		    DSM_PG_PRESENT);
+	return DSM_OK;
+}
+
+void
+dsm__image_abandon(struct dsm_image *im, uint64_t off, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		set_state(dsm__image_state(im, off + i * DSM_PAGE),
+		    DSM_PG_ABSENT);
+}
+
+int
+dsm__image_wait(struct dsm_image *im, uint64_t off, uint64_t spin_ns,
+    uint64_t deadline)
+{
+	_Atomic uint32_t *w = dsm__image_state(im, off);
+	uint64_t spin_until = dsm__now() + spin_ns;
+	uint32_t s;
+
+	for (;;) {
+		uint64_t now;
+		struct timespec ts;
+
+		for (int i = 0; i < 64; i++) {
+			s = atomic_load_explicit(w, memory_order_acquire);
+			if ((s & DSM_PG_STATE) != DSM_PG_FETCHING)
+				return DSM_OK;
+			dsm__cpu_relax();
+		}
+		now = dsm__now();
+		if (now >= deadline)
+			return DSM_ETIMEDOUT;
+		if (now < spin_until)
+			continue;
+		if (!(s & DSM_PG_WAITERS) &&
+		    !atomic_compare_exchange_strong(w, &s, s | DSM_PG_WAITERS))
+			continue;
+		s |= DSM_PG_WAITERS;
+		/* Bounded: the fetcher may be killed; the worker's reclaim
+		 * wakes us, but a lost worker would not. */
+		ts.tv_sec = 0;
+		ts.tv_nsec = 50 * 1000 * 1000;
+		syscall(SYS_futex, w, FUTEX_WAIT, s, &ts, NULL, 0);
+	}
+}
+
+uint32_t
+dsm__image_run_before(struct dsm_image *im, uint64_t off, uint32_t max)
+{
+	uint32_t n;
+
+	for (n = 0; n < max && off >= (n + 1) * DSM_PAGE; n++) {
+		uint32_t s = atomic_load_explicit(
+		    dsm__image_state(im, off - (n + 1) * DSM_PAGE),
+		    memory_order_relaxed);
+
+		if ((s & DSM_PG_STATE) != DSM_PG_PRESENT)
+			break;
+	}
+	return n;
+}
+
+int
+dsm__image_drop(struct dsm_image *im, uint64_t off, uint64_t n_pages)
+{
+	for (uint64_t i = 0; i < n_pages; i++)
+		set_state(dsm__image_state(im, off + i * DSM_PAGE),
+		    DSM_PG_ABSENT);
+	if (fallocate(im->pages_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+	        (off_t)off, (off_t)(n_pages * DSM_PAGE)) != 0)
+		return DSM_ESYS;
+	return DSM_OK;
+}
+
+int
+dsm__image_update(struct dsm_image *im, uint64_t off, const void *page)
+{
+	return dsm__image_publish(im, off, 1, page);
+}
+
+void
+dsm__image_reclaim(struct dsm_image *im, uint64_t off, uint64_t n_pages,
+    uint32_t slot)
+{
+	for (uint64_t i = 0; i < n_pages; i++) {
+		_Atomic uint32_t *w = dsm__image_state(im, off + i * DSM_PAGE);
+		uint32_t s = atomic_load_explicit(w, memory_order_relaxed);
+
+		if ((s & DSM_PG_STATE) == DSM_PG_FETCHING && s >> 8 == slot)
+			set_state(w, DSM_PG_ABSENT);
+	}
+}

@@ -1,0 +1,447 @@
+/*
+ * The slot: a bare process that becomes, task by task, an image of the client's.
+ *
+ *   start     ELF at an unusual address; leaves the kernel's stack, unmaps what
+ *             the kernel mapped (zone.c)
+ *   RUN       new ranges are reserved (space.c), the run's context is kept
+ *   EXEC      for each task: task page written, client code called (task.c),
+ *             private pages compared and dropped (writeset.c); then WRITES to
+ *             the client, DONE to the worker
+ *   end       control stream closed, or a task crashed, or the client is lost
+ *
+ * One thread, no locks. Errors that end the slot are left as a sentence in the
+ * control page and as an exit status (slotctl.h); the worker reports them.
+ */
+#include <errno.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "../../dsm/base/clock.h"
+#include "arch.h"
+#include "fetch.h"
+#include "slotctl.h"
+#include "space.h"
+#include "syscalls.h"
+#include "task.h"
+#include "taskpage.h"
+#include "writeset.h"
+#include "zone.h"
+
+#define MAIN_STACK (UINT64_C(1) << 20)
+#define TASK_STACK (UINT64_C(8) << 20)
+/* How long to spin for a page, and for the next work. */
+#define SPIN_PAGE_NS (100 * DSM_US)
+#define SPIN_WORK_NS (60 * DSM_US)
+#define N_ARENAS 1024u
+#define MAX_CONTROL (64u << 20)
+
+static struct {
+	uint32_t number; /* session-wide: its task arena */
+	uint64_t session;
+	int embedded;
+	struct slot_ctl *ctl;
+	struct dsm_image image;
+	struct dsm_conn *control, *data;
+	struct dsm_counters counters; /* of the attempt */
+	struct dsm_msg_run run;       /* scalars only; pointers are cleared */
+	struct taskrt_task_page *page;
+	uint64_t arena_next, arena_end; /* what earlier tasks did not use */
+	struct dsm_wbuf done;
+} sl;
+
+static void __attribute__((noreturn, format(printf, 2, 3)))
+stop(int status, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (fmt != NULL && sl.ctl != NULL) {
+		va_start(ap, fmt);
+		vsnprintf(sl.ctl->message, sizeof(sl.ctl->message), fmt, ap);
+		va_end(ap);
+	}
+	_exit(status);
+}
+
+/* --- one attempt --- */
+
+/* What the task's code of libtaskrt must know; see taskpage.h. */
+static void
+write_task_page(void)
+{
+	struct taskrt_task_page *page = sl.page;
+
+	if (page == NULL)
+		return;
+	page->in_task = 1;
+	page->arena_ready = 0;
+	page->arena_base = sl.arena_next;
+	page->arena_size = sl.arena_end - sl.arena_next;
+	page->arena_used = 0;
+}
+
+/* What this task allocated stays its own: the next one starts after it. */
+static void
+advance_arena(void)
+{
+	if (sl.page != NULL && sl.page->arena_ready &&
+	    sl.page->arena_used <= sl.arena_end - sl.arena_next)
+		sl.arena_next += dsm__page_up(sl.page->arena_used);
+}
+
+struct outcome {
+	int failed;
+	struct dsm_rec_failure failure;
+	const char *text;
+};
+
+static void
+note_failure(struct outcome *out)
+{
+	const struct fault_failure *f = fault_last();
+
+	out->failed = 1;
+	out->text = f->text;
+	out->failure.task = atomic_load(&sl.ctl->current);
+	out->failure.addr = f->addr;
+	out->failure.kind = f->kind;
+	out->failure.signal = f->signal;
+	out->failure.text_off = 0;
+	out->failure.text_len = (uint32_t)strlen(f->text);
+}
+
+/* Tasks [lo, hi) as one writer. Returns 0 to go on, 1 when it failed. */
+static int
+one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
+{
+	enum fault_end end;
+	int err;
+
+	write_task_page();
+	end = task_call(lo, hi);
+	if (end == FAULT_LOST)
+		stop(SLOT_EXIT_DATA, "the connection to the program is lost");
+	if (end == FAULT_FAILED) {
+		note_failure(out);
+		if (fetch_settle() != DSM_OK)
+			stop(SLOT_EXIT_DATA,
+			    "the connection to the program is lost");
+		writeset_discard();
+		return 1;
+	}
+	advance_arena();
+	/* No PAGES may be under way while WRITES fill the link. */
+	err = fetch_settle();
+	if (err == DSM_OK)
+		err = writeset_collect(lo);
+	if (err == DSM_ECONN || err == DSM_ETIMEDOUT || err == DSM_EPROTO)
+		stop(SLOT_EXIT_DATA, "cannot send a write set: %s",
+		    dsm__strerror(err));
+	if (err != DSM_OK)
+		stop(SLOT_EXIT_SETUP, "cannot make a write set: %s",
+		    dsm__strerror(err));
+	sl.counters.tasks += hi - lo;
+	return 0;
+}
+
+static void
+send_done(const struct dsm_msg_exec *x, struct outcome *out)
+{
+	struct dsm_msg_done m = {
+	    .session = x->session,
+	    .run = x->run,
+	    .attempt = x->attempt,
+	};
+	static struct dsm_wbuf failure, counters;
+	struct iovec iov;
+	int err;
+
+	err = writeset_finish(&m.n_bytes, &m.sets, &m.masks);
+	if (err != DSM_OK)
+		stop(SLOT_EXIT_DATA, "cannot send a write set: %s",
+		    dsm__strerror(err));
+	if (out->failed) {
+		dsm__wbuf_reset(&failure);
+		err = dsm__pack_failure(&failure, &out->failure);
+		m.failures = (struct dsm_array){failure.ptr, 1};
+		m.texts = (struct dsm_blob){(const uint8_t *)out->text,
+		    out->failure.text_len};
+	}
+	sl.counters.chunks++;
+	dsm__wbuf_reset(&counters);
+	if (err == DSM_OK)
+		err = dsm__counters_pack(&counters, &sl.counters);
+	m.counters =
+	    (struct dsm_blob){counters.ptr, (uint32_t)counters.len};
+	dsm__wbuf_reset(&sl.done);
+	if (err == DSM_OK)
+		err = dsm__encode_done(&sl.done, &m);
+	if (err != DSM_OK)
+		stop(SLOT_EXIT_SETUP, "cannot encode DONE: %s",
+		    dsm__strerror(err));
+	iov = (struct iovec){sl.done.ptr, sl.done.len};
+	err = dsm__conn_send(sl.control, DSM_MSG_DONE, 0, 0, &iov, 1);
+	if (err == DSM_OK)
+		err = dsm__conn_drain(sl.control, dsm__deadline_ms(30000));
+	if (err != DSM_OK)
+		stop(SLOT_EXIT_OK, "the worker is gone");
+}
+
+static uint64_t
+kernel_faults(void)
+{
+	struct rusage ru;
+
+	return getrusage(RUSAGE_SELF, &ru) == 0 ? (uint64_t)ru.ru_minflt : 0;
+}
+
+static void
+exec(const struct dsm_msg_exec *x)
+{
+	struct outcome out = {0};
+	int isolate = sl.run.mode == DSM_MODE_TASKS ||
+	    (sl.run.flags & DSM_RUN_ISOLATE);
+	uint64_t faults = kernel_faults();
+
+	if (x->run != sl.run.run || x->hi <= x->lo || x->lo < sl.run.begin ||
+	    x->hi > sl.run.end)
+		stop(SLOT_EXIT_PROTO, "EXEC of tasks %llu-%llu of run %llu, "
+		    "which is not what RUN announced",
+		    (unsigned long long)x->lo, (unsigned long long)x->hi,
+		    (unsigned long long)x->run);
+	atomic_store(&sl.ctl->attempt, x->attempt);
+	writeset_begin(x->attempt);
+	if (isolate) {
+		for (uint64_t i = x->lo; i < x->hi; i++)
+			if (one_writer(i, i + 1, &out))
+				break;
+	} else {
+		one_writer(x->lo, x->hi, &out);
+	}
+	sl.counters.faults_kernel += kernel_faults() - faults;
+	send_done(x, &out);
+	atomic_store_explicit(&sl.ctl->state, SLOT_IDLE, memory_order_release);
+	memset(&sl.counters, 0, sizeof(sl.counters));
+	if (out.failed)
+		stop(SLOT_EXIT_CRASHED, NULL);
+}
+
+/* --- a new run --- */
+
+static void
+find_task_page(uint64_t addr)
+{
+	struct space_range *r = space_find(addr);
+
+	sl.page = NULL;
+	if (addr == 0 || r == NULL || (addr & DSM_PAGE_MASK))
+		return;
+	/* Present and writable for the slot itself, whatever tasks do. */
+	if (fetch_page(r, addr, 0) >= FETCH_UNMAPPED)
+		stop(SLOT_EXIT_DATA, "cannot fetch the task page");
+	space_open(r, addr);
+	if (!space_arm_own(addr))
+		stop(SLOT_EXIT_SETUP, "cannot open the task page: %s",
+		    strerror(errno));
+	sl.page = (struct taskrt_task_page *)addr;
+}
+
+static void
+set_arena(void)
+{
+	uint64_t size = space_heap_size(), each;
+
+	if (size == 0 || sl.arena_end != 0)
+		return;
+	/* The last quarter of the heap's addresses, cut among the slots. */
+	each = size / 4 / N_ARENAS & ~DSM_PAGE_MASK;
+	sl.arena_next = space_heap_base() + size / 4 * 3 +
+	    (sl.number % N_ARENAS) * each;
+	sl.arena_end = sl.arena_next + each;
+}
+
+static void
+take_run(const struct dsm_frame *f)
+{
+	struct dsm_msg_run m;
+	struct dsm_error e = {0};
+	struct task_run t;
+	int err;
+
+	if (dsm__decode_run(f->body, f->len, &m) != DSM_OK)
+		stop(SLOT_EXIT_PROTO, "malformed RUN");
+	if (m.flags & DSM_RUN_RANGES) {
+		err = space_set(&m.ranges, &e);
+		if (err != DSM_OK)
+			stop(err == DSM_EINVAL ? SLOT_EXIT_COLLIDES
+			                       : SLOT_EXIT_SETUP,
+			    "%s", e.text);
+	}
+	sl.run = m;
+	sl.run.name = (struct dsm_str){0};
+	sl.run.ranges = sl.run.drops = sl.run.updates = (struct dsm_array){0};
+	sl.run.pages = (struct dsm_blob){0};
+	fetch_set_run(m.run);
+	space_new_run();
+	writeset_new_run(m.run);
+	writeset_private(m.tls_start, m.tls_end);
+	t = (struct task_run){
+	    .mode = m.mode,
+	    .fn = m.fn,
+	    .ctx = m.ctx,
+	    .tp = m.tp,
+	    .mxcsr = m.mxcsr,
+	    .fpucw = m.fpucw,
+	};
+	task_set_run(&t);
+	find_task_page(m.task_page);
+	set_arena();
+}
+
+/* --- start and loop --- */
+
+static void
+serve(void)
+{
+	uint64_t idle_since = dsm__now();
+
+	for (;;) {
+		struct dsm_frame f;
+		struct dsm_msg_exec x;
+		/* A worker is never silent for a day while it lives: its end
+		 * closes the stream. */
+		int err = dsm__conn_recv_wait(sl.control,
+		    dsm__deadline_ms(86400000), SPIN_WORK_NS, &f, NULL);
+
+		if (err == DSM_ETIMEDOUT)
+			continue;
+		if (err == DSM_ECONN)
+			stop(SLOT_EXIT_OK, NULL);
+		if (err != DSM_OK)
+			stop(SLOT_EXIT_PROTO, "control stream: %s",
+			    dsm__strerror(err));
+		switch (f.type) {
+		case DSM_MSG_RUN:
+			take_run(&f);
+			idle_since = dsm__now();
+			break;
+		case DSM_MSG_EXEC:
+			if (dsm__decode_exec(f.body, f.len, &x) != DSM_OK)
+				stop(SLOT_EXIT_PROTO, "malformed EXEC");
+			sl.counters.dispatch_ns += dsm__now() - idle_since;
+			exec(&x);
+			idle_since = dsm__now();
+			break;
+		default:
+			stop(SLOT_EXIT_PROTO, "unexpected %s from the worker",
+			    dsm__msg_name(f.type));
+		}
+	}
+}
+
+static void
+connect_links(void)
+{
+	const struct dsm_conn_ops *data =
+	    sl.embedded ? &dsm__shm_ops : &dsm__tcp_ops;
+
+	if (dsm__conn_create(&dsm__shm_ops, SLOT_FD_CONTROL, MAX_CONTROL,
+	        &sl.control) != DSM_OK ||
+	    dsm__conn_create(data, SLOT_FD_DATA, MAX_CONTROL, &sl.data) !=
+	        DSM_OK)
+		stop(SLOT_EXIT_SETUP, "no memory for the connections");
+}
+
+static void
+slot_main(void *arg)
+{
+	struct dsm_error e = {0};
+	struct space_params space = {.image = &sl.image, .heap_fd = -1};
+	struct fetch_params fetch = {.spin_ns = SPIN_PAGE_NS};
+	struct task_params task = {0};
+	struct writeset_params ws = {.stage_fd = -1};
+	void *states;
+
+	(void)arg;
+	if (zone_leave_kernel_mappings() != 0)
+		stop(SLOT_EXIT_SETUP, "cannot read /proc/self/maps: %s",
+		    strerror(errno));
+	states = zone_reserve(DSM_IMAGE_STATES);
+	if (dsm__image_open(&sl.image, SLOT_FD_PAGES, SLOT_FD_STATES, states) !=
+	    DSM_OK)
+		stop(SLOT_EXIT_SETUP, "cannot map the image's states: %s",
+		    strerror(errno));
+	connect_links();
+	if (sl.embedded) {
+		space.heap_fd = SLOT_FD_HEAP;
+		ws.stage_fd = SLOT_FD_STAGE;
+	}
+	/* Set by the worker's --fault-backend for tests and old kernels. */
+	space.force_segv = sl.ctl->message[0] == 'S';
+	sl.ctl->message[0] = '\0';
+	if (space_init(&space, &e) != DSM_OK)
+		stop(SLOT_EXIT_SETUP, "%s", e.text);
+	fetch.image = &sl.image;
+	fetch.data = sl.data;
+	fetch.ctl = sl.ctl;
+	fetch.slot = sl.number;
+	fetch.counters = &sl.counters;
+	fetch_init(&fetch);
+	ws.data = sl.data;
+	ws.counters = &sl.counters;
+	ws.allow_lz4 = !sl.embedded &&
+	    strncmp(dsm__conn_peer(sl.data), "127.", 4) != 0;
+	writeset_init(&ws);
+	task.ctl = sl.ctl;
+	task.counters = &sl.counters;
+	task.slot_tp = arch_get_tp();
+	if (task_init(&task, TASK_STACK) != DSM_OK)
+		stop(SLOT_EXIT_SETUP, "cannot make the task's stack: %s",
+		    strerror(errno));
+	if (syscalls_init() != 0 && errno != EINVAL)
+		stop(SLOT_EXIT_SETUP, "syscall user dispatch: %s",
+		    strerror(errno));
+	serve();
+}
+
+int
+main(int argc, char **argv)
+{
+	void *ctl, *stack;
+
+	if (argc != 4) {
+		fprintf(stderr, "taskrt-slot: started by taskrt-worker or "
+		                "libtaskrt only\n");
+		return 2;
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NAME, "taskrt-slot");
+	/* malloc stays in the brk heap, inside the zone. */
+	mallopt(M_MMAP_MAX, 0);
+	mallopt(M_TRIM_THRESHOLD, 64 << 20);
+	mallopt(M_TOP_PAD, 1 << 20);
+	arch_init();
+	sl.number = (uint32_t)strtoul(argv[1], NULL, 10);
+	sl.session = strtoull(argv[2], NULL, 10);
+	sl.embedded = strcmp(argv[3], "shm") == 0;
+	ctl = zone_reserve(DSM_PAGE);
+	sl.ctl = mmap(ctl, DSM_PAGE, PROT_READ | PROT_WRITE,
+	    MAP_SHARED | MAP_FIXED_NOREPLACE, SLOT_FD_CTL, 0);
+	if (sl.ctl == MAP_FAILED) {
+		fprintf(stderr, "taskrt-slot: control page: %s\n",
+		    strerror(errno));
+		return SLOT_EXIT_SETUP;
+	}
+	stack = zone_stack(MAIN_STACK, DSM_PAGE);
+	if (stack == NULL)
+		stop(SLOT_EXIT_SETUP, "no memory for the slot's stack");
+	dsm__clock_no_vdso();
+	arch_move((char *)stack + MAIN_STACK, slot_main, NULL);
+}

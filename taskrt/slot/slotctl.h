@@ -1,0 +1,55 @@
+/*
+ * What a slot and its worker share: the start message on the command line's
+ * descriptors, and a page of shared memory that the worker samples.
+ *
+ * A slot is spawned with these descriptors (and no others but stderr):
+ *   3  control: unix stream to the worker (RUN, EXEC in; DONE out)
+ *   4  data: stream to the client, HELLO and WELCOME already exchanged
+ *   5  image pages   6 image states   7 control page (this struct)
+ *   8  client heap memfd, embedded only   9 staging memfd, embedded only
+ * argv: taskrt-slot SLOT-NUMBER SESSION TRANSPORT(tcp|shm)
+ */
+#ifndef TASKRT_SLOT_SLOTCTL_H
+#define TASKRT_SLOT_SLOTCTL_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum {
+	SLOT_FD_CONTROL = 3,
+	SLOT_FD_DATA,
+	SLOT_FD_PAGES,
+	SLOT_FD_STATES,
+	SLOT_FD_CTL,
+	SLOT_FD_HEAP,
+	SLOT_FD_STAGE,
+	SLOT_FD_END,
+};
+
+/* Exit statuses of a slot that did not start or had to stop. */
+enum {
+	SLOT_EXIT_OK = 0,        /* control stream closed */
+	SLOT_EXIT_COLLIDES = 80, /* client ranges overlap the slot's zone */
+	SLOT_EXIT_SETUP = 81,    /* see ctl->message */
+	SLOT_EXIT_DATA = 82,     /* connection to the client lost */
+	SLOT_EXIT_CRASHED = 83,  /* a task crashed; it was reported in DONE */
+	SLOT_EXIT_PROTO = 84,    /* worker or client sent nonsense */
+};
+
+enum slot_state {
+	SLOT_IDLE = 0,
+	SLOT_RUNNING,  /* client code runs: `current` says which task */
+	SLOT_PACKING,  /* diff, send */
+};
+
+struct slot_ctl {
+	_Atomic uint32_t state;    /* enum slot_state */
+	_Atomic uint32_t fetching; /* 1 while claim_off/claim_n are claimed */
+	_Atomic uint64_t attempt;  /* being run */
+	_Atomic uint64_t current;  /* task or iteration running now */
+	_Atomic uint64_t claim_off[2]; /* image claims in flight: demand, ahead */
+	_Atomic uint64_t claim_n[2];
+	char message[256];         /* why SLOT_EXIT_SETUP */
+};
+
+#endif

@@ -1,0 +1,555 @@
+#include "space.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../../dsm/base/pagemap.h"
+#include "zone.h"
+
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+
+#define MAX_BLOCKS 4096u
+/* segv: mappings that opening single pages may cost before all are closed. */
+#define OPEN_LIMIT 24000u
+/* segv: pages opened with one mprotect when they are there. */
+#define OPEN_RUN 64u
+/* Tasks in a row that must leave an armed block alone before it is closed. */
+#define IDLE_LIMIT 2u
+
+struct block {
+	uint64_t start, end;
+	uint32_t idle;
+};
+
+/* One slot process, one address space: the only state of this kind. */
+static struct {
+	struct dsm_image *image;
+	int heap_fd;
+	int uffd; /* -1: segv back-end */
+	struct dsm_pagemap pagemap;
+	struct space_range *ranges; /* ascending */
+	size_t n_ranges;
+	struct block *blocks; /* MAX_BLOCKS, unordered */
+	size_t n_blocks;
+	uint32_t n_opened; /* segv: mprotects since the last close */
+	uint64_t own_page; /* armed by space_arm_own, 0: none */
+	size_t last;       /* range found last */
+} sp;
+
+static int
+open_uffd(void)
+{
+	struct uffdio_api api = {
+	    .api = UFFD_API,
+	    .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MISSING_SHMEM,
+	};
+	int fd =
+	    (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+
+	if (fd < 0)
+		return -1;
+	if (ioctl(fd, UFFDIO_API, &api) != 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+int
+space_init(const struct space_params *p, struct dsm_error *e)
+{
+	int err;
+
+	sp.image = p->image;
+	sp.heap_fd = p->heap_fd;
+	sp.uffd = p->force_segv ? -1 : open_uffd();
+	err = dsm__pagemap_init(&sp.pagemap, 1);
+	if (err != DSM_OK)
+		return dsm__fail(e, err, "cannot open /proc/self/pagemap: %s",
+		    strerror(errno));
+	sp.blocks = zone_map(MAX_BLOCKS * sizeof(*sp.blocks));
+	if (sp.blocks == NULL)
+		return dsm__fail(e, DSM_ENOMEM, "no memory for the slot");
+	return DSM_OK;
+}
+
+const char *
+space_backend(void)
+{
+	return sp.uffd >= 0 ? "uffd" : "segv";
+}
+
+static int
+base_prot(const struct space_range *r)
+{
+	if (sp.uffd < 0 && !r->present)
+		return PROT_NONE;
+	return (int)(r->r.prot & (PROT_READ | PROT_EXEC));
+}
+
+static int
+map_range(struct space_range *r, struct dsm_error *e)
+{
+	uint64_t len = r->r.end - r->r.start;
+	void *at = (void *)r->r.start, *p;
+	int fd = sp.image->pages_fd;
+	uint64_t off = r->r.image_off;
+
+	if (r->r.start < zone_end() && r->r.end > zone_start())
+		return dsm__fail(e, DSM_EINVAL,
+		    "the program's range %llx-%llx overlaps the slot at "
+		    "%llx-%llx",
+		    (unsigned long long)r->r.start,
+		    (unsigned long long)r->r.end,
+		    (unsigned long long)zone_start(),
+		    (unsigned long long)zone_end());
+	r->present = r->r.kind == DSM_RANGE_HEAP && sp.heap_fd >= 0;
+	r->all_armed = 0;
+	if (r->present) {
+		fd = sp.heap_fd;
+		off = 0;
+	}
+	p = mmap(at, len, base_prot(r),
+	    MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, (off_t)off);
+	if (p != at) {
+		int saved = errno;
+
+		if (p != MAP_FAILED)
+			munmap(p, len);
+		return dsm__fail(e, saved == EEXIST ? DSM_EINVAL : DSM_ENOMEM,
+		    "cannot reserve the program's range %llx-%llx: %s",
+		    (unsigned long long)r->r.start,
+		    (unsigned long long)r->r.end, strerror(saved));
+	}
+	if (sp.uffd >= 0 && !r->present) {
+		struct uffdio_register reg = {
+		    .range = {r->r.start, len},
+		    .mode = UFFDIO_REGISTER_MODE_MISSING,
+		};
+
+		if (ioctl(sp.uffd, UFFDIO_REGISTER, &reg) != 0)
+			return dsm__fail(e, DSM_ESYS,
+			    "userfaultfd register %llx-%llx: %s",
+			    (unsigned long long)r->r.start,
+			    (unsigned long long)r->r.end, strerror(errno));
+	}
+	return DSM_OK;
+}
+
+static void
+unmap_range(struct space_range *r)
+{
+	size_t kept = 0;
+
+	munmap((void *)r->r.start, r->r.end - r->r.start);
+	for (size_t i = 0; i < sp.n_blocks; i++) {
+		if (sp.blocks[i].start >= r->r.start &&
+		    sp.blocks[i].start < r->r.end)
+			continue;
+		sp.blocks[kept++] = sp.blocks[i];
+	}
+	sp.n_blocks = kept;
+	if (sp.own_page >= r->r.start && sp.own_page < r->r.end)
+		sp.own_page = 0;
+}
+
+static int
+same_range(const struct dsm_rec_range *a, const struct dsm_rec_range *b)
+{
+	return a->start == b->start && a->end == b->end &&
+	    a->image_off == b->image_off && a->prot == b->prot &&
+	    a->kind == b->kind;
+}
+
+/* Both tables ascend: one walk finds what is gone, what stays, what is new. */
+static int
+merge_tables(struct space_range *to, size_t n, struct dsm_error *e)
+{
+	size_t i = 0;
+	int err;
+
+	for (size_t j = 0; j < sp.n_ranges; j++) {
+		struct space_range *old = &sp.ranges[j];
+
+		while (i < n && to[i].r.start < old->r.start)
+			i++;
+		if (i < n && same_range(&to[i].r, &old->r)) {
+			to[i] = *old;
+			to[i].r.kind = old->r.kind | 0x80000000u; /* stays */
+		} else {
+			unmap_range(old);
+		}
+	}
+	for (i = 0; i < n; i++) {
+		if (to[i].r.kind & 0x80000000u) {
+			to[i].r.kind &= ~0x80000000u;
+			continue;
+		}
+		err = map_range(&to[i], e);
+		if (err != DSM_OK)
+			return err;
+	}
+	return DSM_OK;
+}
+
+int
+space_set(const struct dsm_array *ranges, struct dsm_error *e)
+{
+	size_t n = ranges->n;
+	struct space_range *to = calloc(n ? n : 1, sizeof(*to));
+	uint64_t last_end = 0;
+	int err;
+
+	if (to == NULL)
+		return dsm__fail(e, DSM_ENOMEM, "no memory for %zu ranges", n);
+	for (uint32_t i = 0; i < n; i++) {
+		struct dsm_rec_range *r = &to[i].r;
+
+		if (dsm__unpack_range(ranges, i, r) != DSM_OK ||
+		    r->start < last_end || r->end <= r->start ||
+		    (r->start | r->end | r->image_off) & DSM_PAGE_MASK ||
+		    r->end > (UINT64_C(1) << 47) ||
+		    r->image_off > DSM_IMAGE_SIZE ||
+		    r->end - r->start > DSM_IMAGE_SIZE - r->image_off) {
+			free(to);
+			return dsm__fail(e, DSM_EPROTO,
+			    "range %u of the table is malformed", i);
+		}
+		r->kind &= 0xffff;
+		last_end = r->end;
+	}
+	err = merge_tables(to, n, e);
+	free(sp.ranges);
+	sp.ranges = to;
+	sp.n_ranges = n;
+	sp.last = 0;
+	return err;
+}
+
+struct space_range *
+space_find(uint64_t addr)
+{
+	size_t lo = 0, hi = sp.n_ranges;
+
+	if (sp.last < hi && addr >= sp.ranges[sp.last].r.start &&
+	    addr < sp.ranges[sp.last].r.end)
+		return &sp.ranges[sp.last];
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (addr >= sp.ranges[mid].r.end)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (lo == sp.n_ranges || addr < sp.ranges[lo].r.start)
+		return NULL;
+	sp.last = lo;
+	return &sp.ranges[lo];
+}
+
+static const struct space_range *
+heap_range(void)
+{
+	for (size_t i = 0; i < sp.n_ranges; i++)
+		if (sp.ranges[i].r.kind == DSM_RANGE_HEAP)
+			return &sp.ranges[i];
+	return NULL;
+}
+
+uint64_t
+space_heap_base(void)
+{
+	const struct space_range *r = heap_range();
+
+	return r != NULL ? r->r.start : 0;
+}
+
+uint64_t
+space_heap_size(void)
+{
+	const struct space_range *r = heap_range();
+
+	return r != NULL ? r->r.end - r->r.start : 0;
+}
+
+static struct block *
+find_block(uint64_t addr)
+{
+	/* Latest first: writes cluster. */
+	for (size_t i = sp.n_blocks; i-- > 0;)
+		if (addr >= sp.blocks[i].start && addr < sp.blocks[i].end)
+			return &sp.blocks[i];
+	return NULL;
+}
+
+/* segv: one mprotect a range merges all the mappings that openings split. */
+static void
+close_all(void)
+{
+	for (size_t i = 0; i < sp.n_ranges; i++) {
+		struct space_range *r = &sp.ranges[i];
+
+		if (!r->present)
+			mprotect((void *)r->r.start, r->r.end - r->r.start,
+			    PROT_NONE);
+	}
+	sp.n_opened = 0;
+	if (sp.own_page != 0)
+		mprotect((void *)sp.own_page, DSM_PAGE, PROT_READ | PROT_WRITE);
+}
+
+void
+space_new_run(void)
+{
+	if (sp.uffd < 0)
+		close_all();
+}
+
+/* segv: open pages [addr, ...) that are in the image, up to OPEN_RUN. */
+static int
+open_run(struct space_range *r, uint64_t addr, int prot, uint64_t max)
+{
+	uint64_t off = r->r.image_off + (addr - r->r.start);
+	uint64_t left = (r->r.end - addr) / DSM_PAGE;
+	uint64_t n = 0;
+
+	if (max > left)
+		max = left;
+	while (n < max) {
+		uint32_t s = atomic_load_explicit(
+		    dsm__image_state(sp.image, off + n * DSM_PAGE),
+		    memory_order_acquire);
+
+		if ((s & DSM_PG_STATE) != DSM_PG_PRESENT)
+			break;
+		n++;
+	}
+	if (n == 0)
+		return 0;
+	if (++sp.n_opened > OPEN_LIMIT)
+		close_all();
+	if (mprotect((void *)addr, n * DSM_PAGE, prot) != 0) {
+		/* Another's split used the mappings up: start over. */
+		close_all();
+		if (mprotect((void *)addr, n * DSM_PAGE, prot) != 0)
+			return 0;
+	}
+	return 1;
+}
+
+int
+space_open(struct space_range *r, uint64_t addr)
+{
+	struct block *b;
+
+	addr = dsm__page_down(addr);
+	if (sp.uffd >= 0 || r->present)
+		return 1;
+	/* In a block that is armed a neighbour may be open for writing, with a
+	 * private page: only this page is touched. */
+	b = r->all_armed ? NULL : find_block(addr);
+	if (b != NULL || r->all_armed)
+		return open_run(r, addr, (int)r->r.prot, 1);
+	return open_run(r, addr, (int)(r->r.prot & ~PROT_WRITE), OPEN_RUN);
+}
+
+/* Too many blocks: arm the whole range, which absorbs its blocks. */
+static int
+arm_range(struct space_range *r)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < sp.n_blocks; i++) {
+		if (sp.blocks[i].start >= r->r.start &&
+		    sp.blocks[i].start < r->r.end)
+			continue;
+		sp.blocks[kept++] = sp.blocks[i];
+	}
+	sp.n_blocks = kept;
+	r->all_armed = 1;
+	if (sp.n_blocks == MAX_BLOCKS)
+		return 0;
+	sp.blocks[sp.n_blocks++] =
+	    (struct block){r->r.start, r->r.end, 0};
+	if (sp.uffd >= 0 || r->present)
+		return mprotect((void *)r->r.start, r->r.end - r->r.start,
+		           (int)r->r.prot) == 0;
+	return 1;
+}
+
+int
+space_arm(struct space_range *r, uint64_t addr)
+{
+	struct block *b;
+	uint64_t lo, hi;
+
+	addr = dsm__page_down(addr);
+	b = find_block(addr);
+	if (b == NULL) {
+		if (sp.n_blocks == MAX_BLOCKS) {
+			if (!arm_range(r))
+				return 0;
+		} else {
+			lo = addr & ~(ARM_BLOCK - 1);
+			hi = lo + ARM_BLOCK;
+			if (lo < r->r.start)
+				lo = r->r.start;
+			if (hi > r->r.end)
+				hi = r->r.end;
+			if ((sp.uffd >= 0 || r->present) &&
+			    mprotect((void *)lo, hi - lo, (int)r->r.prot) != 0)
+				return 0;
+			sp.blocks[sp.n_blocks++] = (struct block){lo, hi, 0};
+		}
+		if (sp.uffd >= 0 || r->present)
+			return 1;
+	} else if (sp.uffd >= 0 || r->present) {
+		return 0;
+	}
+	return open_run(r, addr, (int)r->r.prot, 1);
+}
+
+int
+space_arm_own(uint64_t addr)
+{
+	struct space_range *r = space_find(addr);
+
+	if (r == NULL)
+		return 0;
+	if (sp.own_page == addr)
+		return 1;
+	if (mprotect((void *)addr, DSM_PAGE, PROT_READ | PROT_WRITE) != 0)
+		return 0;
+	sp.own_page = addr;
+	return 1;
+}
+
+int
+space_read_twin(struct space_range *r, uint64_t addr, void *buf, size_t len)
+{
+	int fd = r->present ? sp.heap_fd : sp.image->pages_fd;
+	uint64_t off = addr - r->r.start + (r->present ? 0 : r->r.image_off);
+	char *p = buf;
+
+	while (len > 0) {
+		ssize_t n = pread(fd, p, len, (off_t)off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return DSM_ESYS;
+		p += n;
+		off += (uint64_t)n;
+		len -= (size_t)n;
+	}
+	return DSM_OK;
+}
+
+struct walk {
+	int (*cb)(void *, struct space_range *, uint64_t, uint64_t);
+	void *arg;
+	struct space_range *r;
+	uint64_t n_pages;
+	int err;
+};
+
+static int
+private_run(void *arg, uint64_t start, uint64_t n_pages)
+{
+	struct walk *w = arg;
+
+	/* The task page is ours: neither searched nor dropped. */
+	if (sp.own_page >= start && sp.own_page < start + n_pages * DSM_PAGE) {
+		uint64_t before = (sp.own_page - start) / DSM_PAGE;
+		uint64_t after = n_pages - before - 1;
+
+		if (before > 0)
+			private_run(arg, start, before);
+		if (after > 0)
+			private_run(arg, sp.own_page + DSM_PAGE, after);
+		return 0;
+	}
+	w->n_pages += n_pages;
+	/* segv: closed meanwhile by close_all, but private all the same. */
+	if (sp.uffd < 0 && !w->r->present &&
+	    mprotect((void *)start, n_pages * DSM_PAGE, (int)w->r->r.prot) !=
+	        0 &&
+	    w->err == DSM_OK)
+		w->err = DSM_ENOMEM;
+	if (w->err == DSM_OK)
+		w->err = w->cb(w->arg, w->r, start, n_pages);
+	if (madvise((void *)start, n_pages * DSM_PAGE, MADV_DONTNEED) != 0 &&
+	    w->err == DSM_OK)
+		w->err = DSM_ESYS;
+	return 0;
+}
+
+static void
+disarm(struct block *b, struct space_range *r)
+{
+	mprotect((void *)b->start, b->end - b->start, base_prot(r));
+	if (r->all_armed)
+		r->all_armed = 0;
+	if (sp.own_page >= b->start && sp.own_page < b->end)
+		mprotect((void *)sp.own_page, DSM_PAGE, PROT_READ | PROT_WRITE);
+}
+
+static int
+by_start(const void *a, const void *b)
+{
+	const struct block *x = a, *y = b;
+
+	return (x->start > y->start) - (x->start < y->start);
+}
+
+/* Write sets ascend by page; blocks were armed in any order. */
+static void
+sort_blocks(void)
+{
+	for (size_t i = 1; i < sp.n_blocks; i++) {
+		if (sp.blocks[i - 1].start > sp.blocks[i].start) {
+			qsort(sp.blocks, sp.n_blocks, sizeof(*sp.blocks),
+			    by_start);
+			return;
+		}
+	}
+}
+
+int
+space_collect(int (*cb)(void *, struct space_range *, uint64_t, uint64_t),
+    void *arg)
+{
+	struct walk w = {.cb = cb, .arg = arg, .err = DSM_OK};
+	size_t kept = 0;
+
+	sort_blocks();
+	for (size_t i = 0; i < sp.n_blocks; i++) {
+		struct block b = sp.blocks[i];
+		int err;
+
+		w.r = space_find(b.start);
+		w.n_pages = 0;
+		err = dsm__pagemap_private(&sp.pagemap, b.start,
+		    (b.end - b.start) / DSM_PAGE, private_run, &w);
+		if (err != DSM_OK && w.err == DSM_OK)
+			w.err = err;
+		b.idle = w.n_pages > 0 ? 0 : b.idle + 1;
+		if (b.idle > IDLE_LIMIT) {
+			disarm(&b, w.r);
+			continue;
+		}
+		sp.blocks[kept++] = b;
+	}
+	sp.n_blocks = kept;
+	return w.err;
+}

@@ -1,0 +1,26 @@
+/*
+ * The task page: how code of libtaskrt knows that it runs inside a task.
+ *
+ * libtaskrt has one page-aligned object of this type in its data; its address
+ * goes out with each RUN. In the client in_task is 0 for ever. The slot writes the
+ * fields below into its private view before each task; the page belongs to a SYS
+ * range, so nothing of it is ever committed.
+ */
+#ifndef TASKRT_SLOT_TASKPAGE_H
+#define TASKRT_SLOT_TASKPAGE_H
+
+#include <stdint.h>
+
+struct taskrt_task_page {
+	uint32_t in_task;     /* slot: 1 */
+	uint32_t arena_ready; /* slot: 0; set by the task's first malloc */
+	uint64_t arena_base;  /* slot: this task's part of the heap's arena area */
+	uint64_t arena_size;
+	uint64_t arena_used;  /* task: high water, bytes from arena_base */
+	uint8_t pad[4096 - 32];
+	uint8_t state[8 * 4096]; /* struct dsm_task_arena lives here */
+};
+
+_Static_assert(sizeof(struct taskrt_task_page) % 4096 == 0, "whole pages");
+
+#endif

@@ -1,0 +1,273 @@
+#include "writeset.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "../../dsm/base/clock.h"
+#include "../../dsm/base/page.h"
+#include "../../dsm/wire/packdiff.h"
+#include "space.h"
+
+/* Changed bytes that make a part: bounds the memory of slot and link. */
+#define PART_BYTES (4u << 20)
+#define TWIN_PAGES 64u
+#define SEND_MS 30000u
+
+static struct {
+	struct writeset_params p;
+	uint64_t tls_start, tls_end;
+	uint64_t run, attempt;
+	uint32_t part;       /* parts sent */
+	uint64_t n_bytes;    /* changed bytes of the attempt */
+	uint64_t stage_used; /* bytes of the staging file in this run */
+	struct dsm_wbuf mask, data; /* the pair being filled */
+	struct dsm_wbuf packed;     /* squeezed pairs of the part */
+	struct dsm_wbuf masks;      /* of the whole attempt, raw, by task */
+	struct dsm_wbuf sets, squeezed, frame;
+	uint32_t n_sets;
+	uint8_t *twin; /* TWIN_PAGES pages */
+} ws;
+
+static uint8_t twin_buf[TWIN_PAGES * DSM_PAGE] __attribute__((aligned(4096)));
+
+int
+writeset_init(const struct writeset_params *p)
+{
+	ws.p = *p;
+	ws.twin = twin_buf;
+	return DSM_OK;
+}
+
+void
+writeset_private(uint64_t start, uint64_t end)
+{
+	ws.tls_start = start;
+	ws.tls_end = end;
+}
+
+void
+writeset_new_run(uint64_t run)
+{
+	ws.run = run;
+	ws.stage_used = 0;
+}
+
+void
+writeset_begin(uint64_t attempt)
+{
+	ws.attempt = attempt;
+	ws.part = 0;
+	ws.n_bytes = 0;
+	ws.n_sets = 0;
+	dsm__wbuf_reset(&ws.mask);
+	dsm__wbuf_reset(&ws.data);
+	dsm__wbuf_reset(&ws.packed);
+	dsm__wbuf_reset(&ws.masks);
+	dsm__wbuf_reset(&ws.sets);
+}
+
+static int
+stage(const struct dsm_wbuf *b)
+{
+	size_t done = 0;
+
+	while (done < b->len) {
+		ssize_t n = pwrite(ws.p.stage_fd, b->ptr + done, b->len - done,
+		    (off_t)(ws.stage_used + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return DSM_ENOMEM;
+		done += (size_t)n;
+	}
+	return DSM_OK;
+}
+
+/* Move the pair being filled to the part, and its masks to the attempt's. */
+static int
+close_pair(void)
+{
+	int err;
+
+	if (ws.mask.len == 0)
+		return DSM_OK;
+	err = dsm__wbuf_put(&ws.masks, ws.mask.ptr, ws.mask.len);
+	if (err == DSM_OK)
+		err = dsm__squeeze(&ws.packed, ws.mask.ptr, ws.mask.len,
+		    ws.p.allow_lz4);
+	if (err == DSM_OK)
+		err = dsm__squeeze(&ws.packed, ws.data.ptr, ws.data.len,
+		    ws.p.allow_lz4);
+	dsm__wbuf_reset(&ws.mask);
+	dsm__wbuf_reset(&ws.data);
+	return err;
+}
+
+/* Send the pairs collected so far as one part. */
+static int
+send_part(int last)
+{
+	struct dsm_msg_writes m = {
+	    .run = ws.run,
+	    .attempt = ws.attempt,
+	    .flags = last ? DSM_WRITES_LAST : 0,
+	    .part = ws.part++,
+	};
+	struct iovec iov;
+	int err;
+
+	if (ws.p.stage_fd >= 0) {
+		err = stage(&ws.packed);
+		if (err != DSM_OK)
+			return err;
+		m.staged_off = ws.stage_used;
+		m.staged_len = ws.packed.len;
+		ws.stage_used += (ws.packed.len + 63) & ~UINT64_C(63);
+	} else {
+		m.packed = (struct dsm_blob){ws.packed.ptr,
+		    (uint32_t)ws.packed.len};
+	}
+	ws.p.counters->bytes_sent += ws.packed.len;
+	dsm__wbuf_reset(&ws.frame);
+	err = dsm__encode_writes(&ws.frame, &m);
+	if (err != DSM_OK)
+		return err;
+	iov = (struct iovec){ws.frame.ptr, ws.frame.len};
+	err = dsm__conn_send(ws.p.data, DSM_MSG_WRITES, 0, 0, &iov, 1);
+	if (err == DSM_OK)
+		err = dsm__conn_drain(ws.p.data, dsm__deadline_ms(SEND_MS));
+	dsm__wbuf_reset(&ws.packed);
+	return err;
+}
+
+/* The bytes of the page at addr that are thread-local storage. */
+static void
+skip_range(uint64_t addr, unsigned *lo, unsigned *hi)
+{
+	*lo = *hi = 0;
+	if (ws.tls_start >= addr + DSM_PAGE || ws.tls_end <= addr)
+		return;
+	*lo = ws.tls_start > addr ? (unsigned)(ws.tls_start - addr) : 0;
+	*hi = ws.tls_end < addr + DSM_PAGE ? (unsigned)(ws.tls_end - addr)
+	                                   : (unsigned)DSM_PAGE;
+}
+
+static int
+committed(const struct space_range *r)
+{
+	switch (r->r.kind) {
+	case DSM_RANGE_HEAP:
+	case DSM_RANGE_DATA:
+	case DSM_RANGE_ANON:
+	case DSM_RANGE_STACK:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+/* Bound what one pair, and one part, can grow to. */
+static int
+spill(size_t pair_bytes)
+{
+	int err = DSM_OK;
+
+	if (ws.data.len >= pair_bytes)
+		err = close_pair();
+	if (err == DSM_OK && ws.packed.len >= PART_BYTES)
+		err = send_part(0);
+	return err;
+}
+
+static int
+diff_pages(void *arg, struct space_range *r, uint64_t start, uint64_t n_pages)
+{
+	(void)arg;
+	if (!committed(r))
+		return DSM_OK;
+	while (n_pages > 0) {
+		uint32_t n = n_pages < TWIN_PAGES ? (uint32_t)n_pages
+		                                  : TWIN_PAGES;
+		int err = space_read_twin(r, start, ws.twin, n * DSM_PAGE);
+
+		if (err != DSM_OK)
+			return err;
+		for (uint32_t i = 0; i < n; i++) {
+			uint64_t addr = start + i * DSM_PAGE;
+			uint32_t changed;
+			unsigned lo, hi;
+
+			skip_range(addr, &lo, &hi);
+			err = dsm__packdiff_page(&ws.mask, &ws.data, addr,
+			    (const void *)addr, ws.twin + i * DSM_PAGE, lo, hi,
+			    &changed);
+			if (err != DSM_OK)
+				return err;
+			if (changed > 0) {
+				ws.p.counters->pages_written++;
+				ws.p.counters->bytes_written += changed;
+				ws.n_bytes += changed;
+			}
+		}
+		err = spill(PART_BYTES);
+		if (err != DSM_OK)
+			return err;
+		start += n * DSM_PAGE;
+		n_pages -= n;
+	}
+	return DSM_OK;
+}
+
+int
+writeset_collect(uint64_t task)
+{
+	uint64_t start = dsm__now();
+	struct dsm_rec_taskset set = {
+	    .task = task,
+	    .mask_off = (uint32_t)ws.masks.len,
+	};
+	int err = space_collect(diff_pages, NULL);
+
+	if (err == DSM_OK)
+		err = spill(0);
+	if (err == DSM_OK && ws.masks.len > set.mask_off) {
+		set.mask_len = (uint32_t)ws.masks.len - set.mask_off;
+		err = dsm__pack_taskset(&ws.sets, &set);
+		ws.n_sets++;
+	}
+	ws.p.counters->diff_ns += dsm__now() - start;
+	return err;
+}
+
+static int
+drop_pages(void *arg, struct space_range *r, uint64_t start, uint64_t n_pages)
+{
+	(void)arg, (void)r, (void)start, (void)n_pages;
+	return DSM_OK;
+}
+
+int
+writeset_discard(void)
+{
+	return space_collect(drop_pages, NULL);
+}
+
+int
+writeset_finish(uint64_t *n_bytes_p, struct dsm_array *sets_p,
+    struct dsm_blob *masks_p)
+{
+	int err = DSM_OK;
+
+	if (ws.n_bytes > 0)
+		err = send_part(1);
+	dsm__wbuf_reset(&ws.squeezed);
+	if (err == DSM_OK)
+		err = dsm__squeeze(&ws.squeezed, ws.masks.ptr, ws.masks.len,
+		    ws.p.allow_lz4);
+	*n_bytes_p = ws.n_bytes;
+	*sets_p = (struct dsm_array){ws.sets.ptr, ws.n_sets};
+	*masks_p =
+	    (struct dsm_blob){ws.squeezed.ptr, (uint32_t)ws.squeezed.len};
+	return err;
+}
