@@ -84,16 +84,33 @@ write_task_page(void)
 	page->arena_ready = 0;
 	page->arena_base = sl.arena_next;
 	page->arena_size = sl.arena_end - sl.arena_next;
+	page->arena_live = 0;
 	page->arena_used = 0;
+	page->arena_meta = page->arena_size;
 }
 
-/* What this task allocated stays its own: the next one starts after it. */
+/*
+ * Blocks that are alive stay where they are, and the next task of this slot uses
+ * what lies between blocks and metadata. When none is, nothing of the arena is
+ * sent and the next task starts where this one did.
+ */
 static void
-advance_arena(void)
+settle_arena(void)
 {
-	if (sl.page != NULL && sl.page->arena_ready &&
-	    sl.page->arena_used <= sl.arena_end - sl.arena_next)
-		sl.arena_next += dsm__page_up(sl.page->arena_used);
+	const struct taskrt_task_page *page = sl.page;
+	uint64_t lo = sl.arena_next, hi = sl.arena_end;
+
+	if (page == NULL || !page->arena_ready || page->arena_live == 0) {
+		writeset_private(PRIVATE_ARENA, lo, hi);
+		return;
+	}
+	writeset_private(PRIVATE_ARENA, 0, 0);
+	if (page->arena_used > page->arena_meta || page->arena_meta > hi - lo)
+		stop(SLOT_EXIT_CRASHED, "a task damaged its allocator's state");
+	sl.arena_next = lo + dsm__page_up(page->arena_used);
+	sl.arena_end = lo + dsm__page_down(page->arena_meta);
+	if (sl.arena_next > sl.arena_end)
+		sl.arena_next = sl.arena_end;
 }
 
 struct outcome {
@@ -136,7 +153,7 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 		writeset_discard();
 		return 1;
 	}
-	advance_arena();
+	settle_arena();
 	/* No PAGES may be under way while WRITES fill the link. */
 	err = fetch_settle();
 	if (err == DSM_OK)
@@ -251,6 +268,7 @@ find_task_page(uint64_t addr)
 		stop(SLOT_EXIT_SETUP, "cannot open the task page: %s",
 		    strerror(errno));
 	sl.page = (struct taskrt_task_page *)addr;
+	writeset_private(PRIVATE_PAGE, addr, addr + sizeof(*sl.page));
 }
 
 static void
@@ -291,7 +309,7 @@ take_run(const struct dsm_frame *f)
 	fetch_set_run(m.run);
 	space_new_run();
 	writeset_new_run(m.run);
-	writeset_private(m.tls_start, m.tls_end);
+	writeset_private(PRIVATE_TLS, m.tls_start, m.tls_end);
 	t = (struct task_run){
 	    .mode = m.mode,
 	    .fn = m.fn,

@@ -16,8 +16,13 @@ struct taskrt_task_page {
 	uint32_t arena_ready; /* slot: 0; set by the task's first malloc */
 	uint64_t arena_base;  /* slot: this task's part of the heap's arena area */
 	uint64_t arena_size;
-	uint64_t arena_used;  /* task: high water, bytes from arena_base */
-	uint8_t pad[4096 - 32];
+	/* task, after each call of its allocator: blocks alive; bytes from
+	 * arena_base that hold blocks, and where metadata begin (they grow
+	 * down from the end). What lies between is the next task's. */
+	uint64_t arena_live;
+	uint64_t arena_used;
+	uint64_t arena_meta;
+	uint8_t pad[4096 - 48];
 	uint8_t state[8 * 4096]; /* struct dsm_task_arena lives here */
 };
 

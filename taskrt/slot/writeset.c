@@ -15,7 +15,9 @@
 
 static struct {
 	struct writeset_params p;
-	uint64_t tls_start, tls_end;
+	struct {
+		uint64_t start, end;
+	} private[N_PRIVATE];
 	uint64_t run, attempt;
 	uint32_t part;       /* parts sent */
 	uint64_t n_bytes;    /* changed bytes of the attempt */
@@ -39,10 +41,10 @@ writeset_init(const struct writeset_params *p)
 }
 
 void
-writeset_private(uint64_t start, uint64_t end)
+writeset_private(enum writeset_private which, uint64_t start, uint64_t end)
 {
-	ws.tls_start = start;
-	ws.tls_end = end;
+	ws.private[which].start = start;
+	ws.private[which].end = end;
 }
 
 void
@@ -141,16 +143,21 @@ send_part(int last)
 	return err;
 }
 
-/* The bytes of the page at addr that are thread-local storage. */
+/* The bytes of the page at addr that are private: the ranges are far apart, one
+ * page meets at most one of them. */
 static void
 skip_range(uint64_t addr, unsigned *lo, unsigned *hi)
 {
 	*lo = *hi = 0;
-	if (ws.tls_start >= addr + DSM_PAGE || ws.tls_end <= addr)
-		return;
-	*lo = ws.tls_start > addr ? (unsigned)(ws.tls_start - addr) : 0;
-	*hi = ws.tls_end < addr + DSM_PAGE ? (unsigned)(ws.tls_end - addr)
-	                                   : (unsigned)DSM_PAGE;
+	for (unsigned i = 0; i < N_PRIVATE; i++) {
+		uint64_t start = ws.private[i].start, end = ws.private[i].end;
+
+		if (start >= addr + DSM_PAGE || end <= addr)
+			continue;
+		*lo = start > addr ? (unsigned)(start - addr) : 0;
+		*hi = end < addr + DSM_PAGE ? (unsigned)(end - addr)
+		                            : (unsigned)DSM_PAGE;
+	}
 }
 
 static int
@@ -199,6 +206,8 @@ diff_pages(void *arg, struct space_range *r, uint64_t start, uint64_t n_pages)
 			unsigned lo, hi;
 
 			skip_range(addr, &lo, &hi);
+			if (hi - lo == DSM_PAGE)
+				continue;
 			err = dsm__packdiff_page(&ws.mask, &ws.data, addr,
 			    (const void *)addr, ws.twin + i * DSM_PAGE, lo, hi,
 			    &changed);

@@ -24,8 +24,15 @@ struct writeset_params {
 };
 
 int writeset_init(const struct writeset_params *p);
-/* Thread-local storage of the run: not committed. */
-void writeset_private(uint64_t start, uint64_t end);
+/* Bytes that are never committed, whatever range they lie in. */
+enum writeset_private {
+	PRIVATE_TLS,   /* thread-local storage of the launching thread */
+	PRIVATE_PAGE,  /* the task page and its state */
+	PRIVATE_ARENA, /* the task's arena, when nothing in it is alive */
+	N_PRIVATE,
+};
+void writeset_private(enum writeset_private which, uint64_t start,
+    uint64_t end);
 /* A new run: the staging file can be used from its start again. */
 void writeset_new_run(uint64_t run);
 
