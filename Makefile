@@ -1,7 +1,7 @@
 # make [all]            libraries, programs, examples, benchmarks, test programs
 # make test             everything below tests/; last line "N passed, N failed"
 # make test T=dsm.wire  the unit suites whose name starts with that
-# make demo             examples/demo.sh or the first example
+# make demo             render a picture on all cores: examples/demo.sh
 # make bench            one JSON object a line
 # make lint             layout, clang-tidy, shellcheck, layers
 # make fuzz             libFuzzer over tests/fuzz (FUZZ_SECONDS each)
@@ -74,6 +74,7 @@ daemons := $(patsubst coordinator/%.c,%,$(wildcard coordinator/taskrt-*.c))
 tool_src := $(wildcard tools/*.c)
 bench_src := $(wildcard bench/bench.c bench/bench_*.c)
 example_src := $(wildcard examples/*.c)
+example_common := $(wildcard examples/common/*.c)
 # The slot is another program, but parts of it can be tested in this one.
 test_src := $(wildcard tests/unit/*/*.c tests/conformance/*.c) tests/main.c \
 	tests/support.c taskrt/slot/vdso.c taskrt/slot/arch_x86_64.c \
@@ -142,11 +143,13 @@ $(programs) $(unit) $(e2e) $(fuzz) $(examples) $(bench):
 
 $(addprefix $(B)/bin/,$(daemons)): $(B)/bin/%: $(B)/obj/coordinator/%.o \
 	$(call obj,$(daemon_src)) $(libcoord) $(libdsm)
-$(B)/bin/taskrt: $(call obj,$(tool_src)) $(libtaskrt) $(libdsm)
+$(B)/bin/taskrt: $(call obj,$(tool_src) coordinator/options.c) $(libtaskrt) \
+	$(libdsm)
 $(unit): $(call obj,$(test_src)) $(libtaskrt) $(libdsm)
 $(unit): EXTRA_LIBS := -lcunit
 $(e2e): $(B)/tests/e2e/%: $(B)/obj/tests/e2e/%.o $(libtaskrt) $(libdsm)
-$(examples): $(B)/examples/%: $(B)/obj/examples/%.o $(libtaskrt) $(libdsm)
+$(examples): $(B)/examples/%: $(B)/obj/examples/%.o \
+	$(call obj,$(example_common)) $(libtaskrt) $(libdsm)
 $(bench): $(call obj,$(bench_src)) $(libtaskrt) $(libdsm)
 $(examples) $(bench): EXTRA_LIBS := -fopenmp -lpng
 $(call obj,$(example_src) $(bench_src)): ALL_CFLAGS += -fopenmp
@@ -187,8 +190,8 @@ $(B)/obj/%.o: %.S
 	$(call compile,$(ALL_CFLAGS))
 
 all_obj := $(call obj,$(dsm_src) $(coord_src) $(client_src) $(tool_src) \
-	$(bench_src) $(example_src) $(test_src) $(e2e_src) $(fuzz_src) \
-	$(wildcard coordinator/*.c tests/fuzz/driver.c)) $(slot_obj)
+	$(bench_src) $(example_src) $(example_common) $(test_src) $(e2e_src) \
+	$(fuzz_src) $(wildcard coordinator/*.c tests/fuzz/driver.c)) $(slot_obj)
 .SECONDARY: $(all_obj)
 -include $(all_obj:.o=.d)
 
@@ -205,8 +208,7 @@ test:
 demo:
 	@tools/setup.sh build
 	+@$(sub) libs programs examples
-	@if [ -x examples/demo.sh ]; then BUILD=$(B) examples/demo.sh; \
-	else echo "no demo yet"; fi
+	@BUILD=$(B) examples/demo.sh
 
 bench:
 	@tools/setup.sh build >&2
@@ -233,3 +235,13 @@ fuzz:
 
 clean:
 	rm -rf build build-*
+
+# --- a program that plays a slot, for the worker's tests ---
+
+fakeslot := $(B)/tests/fakeslot
+fakeslot_obj := $(B)/slot/obj/tests/helpers/fakeslot.o
+$(fakeslot): $(fakeslot_obj) $(filter-out $(B)/slot/obj/taskrt/%,$(slot_obj))
+	@mkdir -p $(@D)
+	$(call say,LD) $(CC) -static -o $@ $^ -l:liblz4.a
+$(unit): | $(fakeslot)
+-include $(fakeslot_obj:.o=.d)

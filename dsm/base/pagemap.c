@@ -69,9 +69,10 @@ walk_add(struct walk *w, uint64_t start, uint64_t end)
  */
 static int
 scan_once(int fd, uint64_t start, uint64_t end, struct pm_region *v,
-    uint64_t v_len, uint64_t *walked_p)
+          uint64_t v_len, uint64_t *walked_p)
 {
-	struct pm_scan_arg a = {.size = sizeof(a),
+	struct pm_scan_arg a = {
+	    .size = sizeof(a),
 	    .start = start,
 	    .end = end,
 	    .vec = (uintptr_t)v,
@@ -115,7 +116,7 @@ static int
 is_private(uint64_t entry)
 {
 	return (entry & (ENTRY_PRESENT | ENTRY_SWAPPED)) != 0 &&
-	    (entry & ENTRY_FILE) == 0;
+	       (entry & ENTRY_FILE) == 0;
 }
 
 static int
@@ -130,15 +131,15 @@ walk_entries(struct walk *w, int fd, uint64_t start, uint64_t end)
 		if (n > N_ENTRIES)
 			n = N_ENTRIES;
 		got = pread(fd, v, n * sizeof(v[0]),
-		    (off_t)((start >> DSM_PAGE_SHIFT) * sizeof(v[0])));
+		            (off_t)((start >> DSM_PAGE_SHIFT) * sizeof(v[0])));
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < (ssize_t)sizeof(v[0]))
 			return DSM_ESYS;
 		for (i = 0; i < got / (ssize_t)sizeof(v[0]); i++) {
 			rc = is_private(v[i])
-			    ? walk_add(w, start, start + DSM_PAGE)
-			    : DSM_OK;
+			         ? walk_add(w, start, start + DSM_PAGE)
+			         : DSM_OK;
 			if (rc != DSM_OK)
 				return rc;
 			start += DSM_PAGE;
@@ -159,7 +160,7 @@ dsm__pagemap_init(struct dsm_pagemap *pm, int use_scan)
 	here = dsm__page_down((uintptr_t)&r);
 	pm->fd = fd;
 	pm->scan = use_scan &&
-	    scan_once(fd, here, here + DSM_PAGE, &r, 1, &walked) >= 0;
+	           scan_once(fd, here, here + DSM_PAGE, &r, 1, &walked) >= 0;
 	return DSM_OK;
 }
 
@@ -172,8 +173,9 @@ dsm__pagemap_fini(struct dsm_pagemap *pm)
 
 int
 dsm__pagemap_private(const struct dsm_pagemap *pm, uint64_t start,
-    uint64_t n_pages, int (*cb)(void *arg, uint64_t start, uint64_t n_pages),
-    void *arg)
+                     uint64_t n_pages,
+                     int (*cb)(void *arg, uint64_t start, uint64_t n_pages),
+                     void *arg)
 {
 	struct walk w = {.cb = cb, .arg = arg};
 	uint64_t end = start + (n_pages << DSM_PAGE_SHIFT);

@@ -10,7 +10,7 @@ home(const struct dsm_idtab *t, uint64_t id)
 {
 	/* Fibonacci hashing: page addresses have twelve zero bits. */
 	return (size_t)((id * UINT64_C(0x9e3779b97f4a7c15)) >> 32) &
-	    (t->cap - 1);
+	       (t->cap - 1);
 }
 
 static struct dsm_idslot *
@@ -33,7 +33,7 @@ static int
 grow(struct dsm_idtab *t)
 {
 	struct dsm_idtab bigger = {.n = t->n,
-	    .cap = t->cap == 0 ? 64 : t->cap * 2};
+	                           .cap = t->cap == 0 ? 64 : t->cap * 2};
 
 	bigger.v = calloc(bigger.cap, sizeof(*bigger.v));
 	if (bigger.v == NULL)

@@ -13,7 +13,7 @@ struct dsm_idtab {
 	struct dsm_idslot {
 		uint64_t id;
 		void *p; /* NULL: free */
-	} *v;
+	} * v;
 	size_t n, cap; /* cap: 0 or a power of two, at most 3/4 full */
 };
 

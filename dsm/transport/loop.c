@@ -79,8 +79,18 @@ struct dsm_handle {
 	int broken;   /* socket error: fails when there is nothing to read */
 	int lost;     /* owner has been told */
 	int in_frame; /* its frame callback runs */
+
+	/* dsm__handle_throttle: sink->source == this. */
+	struct dsm_handle *sink, *source;
+	size_t limit;
+	int held; /* not watched for reading: sink is full */
 };
 TAILQ_HEAD(handle_list, dsm_handle);
+
+struct deferred {
+	void (*fn)(void *arg);
+	void *arg;
+};
 
 /* Members without a remark: drive lock. */
 struct dsm_loop {
@@ -95,6 +105,8 @@ struct dsm_loop {
 	int changed;      /* since uv_run: watchers, handles */
 	int sent;         /* since the last round: an answer may come */
 	int kicked;       /* wake is on its way */
+	struct deferred *deferred; /* first come, first called */
+	size_t n_deferred, cap_deferred;
 	int driving;      /* a user thread is in a round, maybe asleep */
 	int n_waiting;    /* drivers waiting for their turn */
 	int stop;
@@ -224,14 +236,15 @@ dsm__loop_lock(struct dsm_loop *l)
 void
 dsm__loop_unlock(struct dsm_loop *l)
 {
-	int news = l->changed || l->sent;
+	int news = l->changed || l->sent || l->n_deferred > 0;
 	/* A background thread that sleeps on while others drive will find out
 	 * when it wakes. */
 	enum sleeper who = atomic_load(&l->n_drivers) > 0 ? SLEEPER_DRIVER
 	                                                  : SLEEPER_BACKGROUND;
 	uint64_t due = atomic_load(&l->due[who]);
 
-	if (due > 0 && (l->changed || next_due(l) < due))
+	if (due > 0 &&
+	    (l->changed || l->n_deferred > 0 || next_due(l) < due))
 		kick(l);
 	give(l);
 	/* Pairs with park: it sets parked, then looks at the lock. */
@@ -289,18 +302,43 @@ look_again(struct dsm_handle *h)
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
+static int
+is_held(const struct dsm_handle *h)
+{
+	return h->sink != NULL && dsm__conn_backlog(h->sink->conn) > h->limit;
+}
+
 static void
 watch(struct dsm_handle *h)
 {
-	int events = UV_READABLE;
+	int events = 0;
 
+	h->held = is_held(h);
+	if (!h->held)
+		events |= UV_READABLE;
 	if (dsm__conn_backlog(h->conn) > 0)
 		events |= UV_WRITABLE;
 	if (h->events == events || h->broken || h->lost)
 		return;
 	h->events = events;
 	h->loop->changed = 1;
-	uv_poll_start(&h->poll, events, on_poll);
+	if (events != 0)
+		uv_poll_start(&h->poll, events, on_poll);
+	else
+		uv_poll_stop(&h->poll);
+}
+
+/* h has fewer bytes queued: read again from what feeds it. */
+static void
+release(struct dsm_handle *h)
+{
+	struct dsm_handle *source = h->source;
+
+	if (source == NULL || !source->held || is_held(source))
+		return;
+	watch(source);
+	if (!source->lost)
+		look_again(source);
 }
 
 static void
@@ -325,6 +363,14 @@ deliver(struct dsm_handle *h)
 
 	h->again = 0;
 	for (int i = 0; i < FRAMES_PER_ROUND; i++) {
+		if (is_held(h)) {
+			/* Nobody watches for its end otherwise. */
+			if (h->broken || dsm__conn_error(h->conn) != DSM_OK)
+				lose(h, DSM_ECONN);
+			else
+				watch(h);
+			return;
+		}
 		err = dsm__conn_recv(h->conn, &f);
 		if (err == DSM_EAGAIN && h->broken)
 			err = DSM_ECONN;
@@ -354,12 +400,15 @@ flush(struct dsm_handle *h)
 	if (dsm__conn_backlog(h->conn) == 0 ||
 	    dsm__conn_error(h->conn) != DSM_OK)
 		return;
-	if (dsm__conn_flush(h->conn) == DSM_EAGAIN)
+	if (dsm__conn_flush(h->conn) == DSM_EAGAIN) {
+		release(h);
 		return;
+	}
 	if (dsm__conn_error(h->conn) != DSM_OK)
 		look_again(h);
 	else
 		watch(h);
+	release(h);
 }
 
 static void
@@ -411,6 +460,10 @@ dsm__handle_detach(struct dsm_handle *h)
 {
 	struct dsm_conn *conn = h->conn;
 
+	if (h->sink != NULL)
+		dsm__handle_throttle(h, NULL, 0);
+	if (h->source != NULL)
+		dsm__handle_throttle(h->source, NULL, 0);
 	cool(h);
 	TAILQ_REMOVE(&h->loop->handles, h, link);
 	h->conn = NULL;
@@ -452,7 +505,53 @@ dsm__handle_send(struct dsm_handle *h, unsigned type, uint64_t tag,
 	}
 	heat(h);
 	watch(h);
+	release(h);
 	return err;
+}
+
+void
+dsm__handle_throttle(struct dsm_handle *h, struct dsm_handle *sink,
+                     size_t limit)
+{
+	if (h->sink != NULL)
+		h->sink->source = NULL;
+	h->sink = sink;
+	h->limit = limit;
+	if (sink != NULL)
+		sink->source = h;
+	watch(h);
+	if (!h->lost)
+		look_again(h);
+}
+
+/* --- deferred calls --- */
+
+int
+dsm__loop_defer(struct dsm_loop *l, void (*fn)(void *arg), void *arg)
+{
+	if (l->n_deferred == l->cap_deferred) {
+		size_t cap = l->cap_deferred > 0 ? 2 * l->cap_deferred : 8;
+		struct deferred *v = realloc(l->deferred, cap * sizeof(*v));
+
+		if (v == NULL)
+			return DSM_ENOMEM;
+		l->deferred = v;
+		l->cap_deferred = cap;
+	}
+	l->deferred[l->n_deferred++] = (struct deferred){fn, arg};
+	return DSM_OK;
+}
+
+/* What they defer in turn is called in the same go. */
+static void
+run_deferred(struct dsm_loop *l)
+{
+	for (size_t i = 0; i < l->n_deferred; i++) {
+		struct deferred d = l->deferred[i];
+
+		d.fn(d.arg);
+	}
+	l->n_deferred = 0;
 }
 
 /* --- driving --- */
@@ -494,18 +593,21 @@ step(struct dsm_loop *l, uint64_t deadline, int *ran_p)
 	int ms, left;
 
 	l->sent = 0;
+	run_deferred(l);
 	if (!TAILQ_EMPTY(&l->hot)) {
 		*ran_p = 0;
 		poll_hot(l, now);
 		if (++l->rounds >= ROUNDS_PER_UV_RUN || l->changed ||
 		    l->n_hot > HOT_RECV_MAX || now >= l->uv_next)
 			run_uv(l, now);
+		run_deferred(l);
 		dsm__cpu_relax();
 		return 0;
 	}
 	if (!*ran_p || l->changed) {
 		*ran_p = 1;
 		run_uv(l, now);
+		run_deferred(l);
 		return 0;
 	}
 	*ran_p = 0;
@@ -755,6 +857,7 @@ free_loop(struct dsm_loop *l)
 	uv_walk(&l->uv, close_leftover, NULL);
 	uv_run(&l->uv, UV_RUN_DEFAULT);
 	uv_loop_close(&l->uv);
+	free(l->deferred);
 	pthread_cond_destroy(&l->park_cond);
 	pthread_cond_destroy(&l->turn_cond);
 	pthread_cond_destroy(&l->lock_cond);

@@ -426,29 +426,51 @@ bad:
 	return DSM_EPROTO;
 }
 
+/* Changed bytes of the record that it has just opened, or DSM_EPROTO. */
+static int
+check_record(struct dsm_maskit *it, uint64_t *n_bytes_p, uint64_t *n_pages_p)
+{
+	uint64_t run, n_bytes = 0;
+	unsigned off;
+
+	*n_pages_p = it->kind == KIND_WHOLE ? it->left : 1;
+	if (it->kind == KIND_BITMAP) {
+		/* Every bitmap but the empty one is well-formed: count. */
+		for (unsigned i = 0; i < MAP_BYTES; i += 8) {
+			uint64_t word;
+
+			memcpy(&word, it->rec + i, sizeof(word));
+			n_bytes += (uint64_t)__builtin_popcountll(word);
+		}
+		it->left = 0;
+	}
+	while (it->left > 0) {
+		if (run_of_record(it, &off, &run) != DSM_OK)
+			return DSM_EPROTO;
+		n_bytes += run;
+	}
+	*n_bytes_p = n_bytes;
+	return DSM_OK;
+}
+
 int
 dsm__mask_check(const void *mask, size_t len, uint64_t *n_bytes_p)
 {
 	struct dsm_maskit it;
-	uint64_t addr, run, n_bytes = 0, free_page = 0;
-	const uint8_t *before;
-	int r;
+	uint64_t n_bytes = 0, free_page = 0;
 
 	dsm__maskit_init(&it, mask, len);
-	for (;;) {
-		before = it.p;
-		r = dsm__maskit_next(&it, &addr, &run);
-		if (r != 1)
-			break;
-		/* p moves exactly when a record is opened. */
-		if (it.p != before && it.page < free_page)
+	while (it.p != it.end) {
+		uint64_t n, n_pages;
+
+		if (open_record(&it) != DSM_OK || it.page < free_page ||
+		    check_record(&it, &n, &n_pages) != DSM_OK)
 			return DSM_EPROTO;
-		n_bytes += run;
-		free_page = (addr + run - 1) / DSM_PAGE + 1;
+		n_bytes += n;
+		free_page = it.page + n_pages;
 	}
-	if (r == 0)
-		*n_bytes_p = n_bytes;
-	return r;
+	*n_bytes_p = n_bytes;
+	return DSM_OK;
 }
 
 /* --- compression --- */

@@ -1,0 +1,67 @@
+/*
+ * Staged write sets of one run, and their commit: all or nothing.
+ *
+ * An attempt's write set arrives in parts (WRITES) while tasks run; nothing is
+ * applied before the verdict. commit validates every accepted attempt whole
+ * (mask well-formed, data length fits, every page in a writable committed
+ * range) before the first byte is written.
+ *
+ * Part: the `packed` bytes of WRITES: zero or more pairs, each a squeezed mask
+ * part and the squeezed data part that belongs to it (packdiff.h). Pages ascend
+ * within a pair only: a part may hold several tasks' pairs. Parts of one
+ * attempt are independent of each other (no record spans two).
+ *
+ * One owner (drive lock); commit may run on another thread once the run is
+ * over.
+ */
+#ifndef DSM_HEAP_STAGE_H
+#define DSM_HEAP_STAGE_H
+
+#include "map.h"
+#include "views.h"
+
+struct dsm_stage;
+
+int dsm__stage_create(struct dsm_stage **s_p);
+void dsm__stage_destroy(struct dsm_stage *s); /* also: roll back */
+
+/* Copy a part in. last: the attempt is whole. DSM_EPROTO: part out of order or
+ * after the last. */
+int dsm__stage_add(struct dsm_stage *s, uint64_t attempt, uint32_t part,
+                   int last, const void *packed, size_t len);
+/* The same without a copy: bytes stay valid until destroy (shared memory). */
+int dsm__stage_add_borrowed(struct dsm_stage *s, uint64_t attempt,
+                            uint32_t part, int last, const void *packed,
+                            size_t len);
+int dsm__stage_whole(const struct dsm_stage *s, uint64_t attempt);
+/* Forget an attempt (its task runs elsewhere). */
+void dsm__stage_drop(struct dsm_stage *s, uint64_t attempt);
+size_t dsm__stage_bytes(const struct dsm_stage *s);
+
+struct dsm_commit_stats {
+	uint64_t pages, bytes;
+};
+/* A byte written by a task and by the program since the launch. */
+struct dsm_client_race {
+	uint64_t attempt, addr, len;
+};
+/*
+ * attempts[0..n): in commit order; one that was never staged wrote nothing.
+ * Heap bytes go through dsm__views_apply, others are written with
+ * process_vm_writev on ourselves. races (may be NULL: do not look): room for
+ * races_cap; when a conflict with the program is found nothing is applied and
+ * DSM_ERACE is returned with *n_races_p listed (those that fit). DSM_EPROTO /
+ * DSM_EINVAL with e: nothing was applied. `changed`: heap pages written.
+ */
+int dsm__stage_commit(struct dsm_stage *s, struct dsm_map *map,
+                      struct dsm_views *views, const uint64_t *attempts,
+                      size_t n, struct dsm_client_race *races, size_t races_cap,
+                      size_t *n_races_p, struct dsm_extents *changed,
+                      struct dsm_commit_stats *stats_p, struct dsm_error *e);
+
+/* For race reports: the bytes attempt wrote in [addr, addr+len), up to cap.
+ * Returns how many were found contiguous from addr. */
+size_t dsm__stage_peek(const struct dsm_stage *s, uint64_t attempt,
+                       uint64_t addr, void *buf, size_t cap);
+
+#endif
