@@ -1,0 +1,211 @@
+/* Connections: from accept to HELLO, and the peers of the core. */
+#include "server.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../dsm/base/clock.h"
+#include "../dsm/base/log.h"
+
+const char *
+visit_name(const struct visit *v)
+{
+	return dsm__conn_peer(dsm__handle_conn(v->handle));
+}
+
+void
+visit_set_state(struct visit *v, enum visit_state state)
+{
+	if (v->state == VISIT_NEW && state != VISIT_NEW)
+		v->server->n_new--;
+	v->state = state;
+}
+
+void
+visit_doom(struct visit *v)
+{
+	if (v->state == VISIT_DOOMED)
+		return;
+	visit_set_state(v, VISIT_DOOMED);
+	server_wake_sweep(v->server);
+}
+
+void
+visit_refuse(struct visit *v, int code, const char *text)
+{
+	const struct dsm_msg_refuse m = {(uint32_t)-code, dsm__str(text)};
+	struct dsm_wbuf w = {0};
+
+	if (dsm__encode_refuse(&w, &m) == DSM_OK) {
+		struct iovec iov = {w.ptr, w.len};
+
+		dsm__handle_send(v->handle, DSM_MSG_REFUSE, 0, &iov, 1);
+	}
+	dsm__wbuf_fini(&w);
+	visit_doom(v);
+}
+
+void
+visit_bury(struct visit *v)
+{
+	struct server *s = v->server;
+
+	visit_set_state(v, VISIT_DOOMED);
+	if (v->peer != NULL)
+		coord_peer_gone(s->core, v->peer, dsm__now());
+	relay_part(v);
+	TAILQ_REMOVE(&s->visits, v, entry);
+	dsm__handle_close(v->handle);
+	dsm__wbuf_fini(&v->hello);
+	free(v);
+}
+
+/* --- the core's way back --- */
+
+static void
+link_send(struct coord_link *l, unsigned type, const struct iovec *iov,
+    int n_iov)
+{
+	struct visit *v = (struct visit *)l;
+	int err;
+
+	if (v->state == VISIT_DOOMED)
+		return;
+	err = dsm__handle_send(v->handle, type, 0, iov, n_iov);
+	/* A failed connection is told of by `lost`; these are ours alone. */
+	if (err == DSM_EINVAL || err == DSM_ENOMEM) {
+		log_error("%s: cannot send %s: %s", visit_name(v),
+		    dsm__msg_name(type), dsm__strerror(err));
+		visit_doom(v);
+	}
+}
+
+static void
+link_close(struct coord_link *l, const char *reason)
+{
+	(void)reason; /* the core has logged it */
+	visit_doom((struct visit *)l);
+}
+
+/* --- HELLO --- */
+
+static void
+join_core(struct visit *v, const struct dsm_msg_hello *m)
+{
+	struct server *s = v->server;
+	int err;
+
+	visit_set_state(v, VISIT_PEER);
+	err = coord_join(s->core, m, visit_name(v), &v->link, &v->peer);
+	if (err != DSM_OK)
+		visit_doom(v);
+	server_tick(s);
+}
+
+static void
+on_hello(struct visit *v, const struct dsm_frame *f)
+{
+	struct dsm_msg_hello m;
+
+	if (f->type != DSM_MSG_HELLO ||
+	    dsm__decode_hello(f->body, f->len, &m) != DSM_OK) {
+		log_warn("%s: does not begin with HELLO, closed",
+		    visit_name(v));
+		visit_refuse(v, DSM_EPROTO, "HELLO comes first");
+	} else if (m.magic == DSM_MAGIC && m.version == DSM_VERSION &&
+	    m.role == DSM_ROLE_DATA) {
+		relay_wait(v, f, &m);
+	} else if (m.magic == DSM_MAGIC && m.version == DSM_VERSION &&
+	    m.role == DSM_ROLE_RELAY) {
+		relay_join(v, f, &m);
+	} else {
+		join_core(v, &m); /* it also refuses what it does not know */
+	}
+}
+
+static void
+on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
+{
+	struct visit *v = owner;
+
+	(void)h;
+	switch (v->state) {
+	case VISIT_NEW:
+		on_hello(v, f);
+		break;
+	case VISIT_PEER:
+		coord_frame(v->server->core, v->peer, f, dsm__now());
+		break;
+	case VISIT_WAITING:
+		log_warn("%s: %s before WELCOME, closed", visit_name(v),
+		    dsm__msg_name(f->type));
+		visit_refuse(v, DSM_EPROTO, "WELCOME has not come yet");
+		break;
+	case VISIT_JOINED:
+		relay_frame(v, f);
+		break;
+	case VISIT_DRAINING:
+	case VISIT_DOOMED:
+		break;
+	}
+}
+
+static void
+on_lost(void *owner, struct dsm_handle *h, int err)
+{
+	struct visit *v = owner;
+
+	(void)h;
+	if (err == DSM_EPROTO && v->state == VISIT_NEW)
+		log_warn("%s: not a taskrt peer, or one of another version",
+		    visit_name(v));
+	else if (err != DSM_ECONN)
+		log_warn("%s: %s", visit_name(v), dsm__strerror(err));
+	visit_bury(v);
+}
+
+static const struct dsm_handle_ops handle_ops = {
+    .frame = on_frame,
+    .lost = on_lost,
+};
+
+void
+visit_begin(struct server *s, int fd)
+{
+	struct dsm_conn *conn;
+	struct visit *v;
+	int err;
+
+	if (s->n_new >= STRANGERS_MAX) {
+		log_warn("more than %d connections without HELLO: another one "
+		         "closed", STRANGERS_MAX);
+		close(fd);
+		return;
+	}
+	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
+	if (err != DSM_OK)
+		goto fail;
+	v = calloc(1, sizeof(*v));
+	err = DSM_ENOMEM;
+	if (v == NULL)
+		goto close_conn;
+	err = dsm__loop_attach(s->loop, conn, &handle_ops, v, &v->handle);
+	if (err != DSM_OK)
+		goto free_visit;
+	v->link.send = link_send;
+	v->link.close = link_close;
+	v->server = s;
+	v->state = VISIT_NEW;
+	v->deadline = dsm__deadline_ms(HELLO_MS);
+	TAILQ_INSERT_TAIL(&s->visits, v, entry);
+	s->n_new++;
+	server_wake_sweep(s);
+	return;
+free_visit:
+	free(v);
+close_conn:
+	dsm__conn_close(conn);
+fail:
+	log_warn("a connection was not served: %s", dsm__strerror(err));
+}

@@ -1,0 +1,310 @@
+/*
+ * Attempts: what becomes of the tasks that were given out.
+ *
+ * States of an attempt:
+ *   OUT       EXEC was sent; counts against the worker's credits
+ *   DONE      masks are in, STORED is not; the slot is free again
+ *   COMPLETE  from OUT or DONE; its masks are with the race check for good
+ *   BACK      from OUT or DONE: the worker lost it; its tasks are pending, or
+ *             failed when that happened too often
+ *   VOID      from OUT: it failed, and nothing of it counts
+ * coord__attempt_leave is the way out of OUT and DONE. A task that fails ends its
+ * attempt: those before it stay done where each task is its own writer and the
+ * slot says it ran them, those after it are pending again.
+ *
+ * Invariant: n_done + n_failed + sched.n_pending + the tasks of attempts OUT or
+ * DONE == total. So the run is over when nothing is pending or held.
+ */
+#include "core.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- attempts --- */
+
+struct attempt *
+coord__run_attempt(const struct run *r, size_t i)
+{
+	return &r->blocks[i / ATTEMPT_BLOCK][i % ATTEMPT_BLOCK];
+}
+
+/* NULL: never given out in this run. */
+struct attempt *
+coord__attempt_find(const struct run *r, uint64_t id)
+{
+	uint64_t i = id - r->first_attempt;
+
+	return i < r->n_attempts ? coord__run_attempt(r, i) : NULL;
+}
+
+void
+coord__attempt_leave(struct run *r, struct attempt *a, enum attempt_state to)
+{
+	if (a->state == ATTEMPT_OUT) {
+		r->n_out--;
+		a->sw->worker->n_out--;
+	}
+	if (to != ATTEMPT_DONE) {
+		TAILQ_REMOVE(&a->sw->held, a, link);
+		r->n_held--;
+		a->sw = NULL;
+		coord__done_free(a->done);
+		a->done = NULL;
+	}
+	a->state = to;
+}
+
+/* --- tasks that come back --- */
+
+static void
+give_back(struct run *r, uint64_t lo, uint64_t hi, uint32_t n_lost)
+{
+	if (coord__sched_give_back(&r->sched, lo, hi, n_lost) != DSM_OK)
+		r->out_of_memory = 1;
+}
+
+static void
+fail(struct run *r, const struct dsm_rec_failure *f, const char *text,
+     size_t len)
+{
+	if (coord__failure_add(&r->failures, f, text, len) != DSM_OK)
+		r->out_of_memory = 1;
+}
+
+/* Each task of a bunch, or the chunk of a loop as one. */
+static void
+fail_lost(struct run *r, const struct attempt *a, const char *worker,
+          const char *reason)
+{
+	struct dsm_rec_failure f = {.kind = DSM_FAIL_LOST};
+	char text[COORD_NAME_MAX + COORD_REASON_MAX + 128];
+	uint64_t n = r->m.mode == DSM_MODE_TASKS ? a->hi - a->lo : 1;
+	int len = snprintf(text, sizeof(text),
+	                   "lost %u times, the last time on worker %s: %s",
+	                   a->n_lost + 1, worker,
+	                   reason[0] != '\0' ? reason : "it gave no reason");
+
+	if (n == 1 && a->hi - a->lo > 1)
+		len += snprintf(text + len, sizeof(text) - (size_t)len,
+		                " (iterations %llu to %llu)",
+		                (unsigned long long)a->lo,
+		                (unsigned long long)a->hi - 1);
+	r->n_failed += a->hi - a->lo;
+	for (uint64_t i = 0; i < n && r->failures.n < COORD_MAX_FAILURES; i++) {
+		f.task = a->lo + i;
+		fail(r, &f, text, (size_t)len);
+	}
+}
+
+/* OUT or DONE -> BACK. */
+static void
+take_back(struct run *r, struct attempt *a, const struct worker_peer *w,
+          int blame, const char *reason)
+{
+	coord__attempt_leave(r, a, ATTEMPT_BACK);
+	if (blame && a->n_lost >= r->m.retries) {
+		fail_lost(r, a, w->name, reason);
+		return;
+	}
+	r->counters.tasks_retried += a->hi - a->lo;
+	give_back(r, a->lo, a->hi, a->n_lost + (blame != 0));
+}
+
+void
+coord__run_take_back(struct run *r, struct sworker *sw, int blame,
+                     const char *reason)
+{
+	unsigned n_slots = sw->worker->n_slots;
+	struct attempt *a;
+
+	while ((a = TAILQ_FIRST(&sw->held)) != NULL) {
+		if (blame && a->state == ATTEMPT_OUT && n_slots > 0) {
+			r->counters.slots_lost++;
+			n_slots--;
+		}
+		take_back(r, a, sw->worker, blame, reason);
+	}
+}
+
+/* --- answers --- */
+
+/* OUT or DONE -> COMPLETE. */
+static void
+complete(struct run *r, struct attempt *a)
+{
+	struct done *d = a->done;
+	uint64_t start = dsm__now();
+	int err = DSM_OK;
+
+	if (d != NULL && d->masks != NULL) {
+		uint8_t *masks = d->masks;
+
+		err = races_keep(r->races, masks);
+		if (err == DSM_OK)
+			d->masks = NULL;
+		for (uint32_t i = 0; err == DSM_OK && i < d->n_sets; i++)
+			err = races_add_kept(r->races, d->sets[i].task,
+			                     masks + d->sets[i].mask_off,
+			                     d->sets[i].mask_len);
+		r->counters.check_ns += dsm__now() - start;
+	}
+	if (err != DSM_OK)
+		r->out_of_memory = 1;
+	a->sw->worker->n_tasks += a->hi - a->lo;
+	r->n_done += a->hi - a->lo;
+	coord__attempt_leave(r, a, ATTEMPT_COMPLETE);
+}
+
+/* OUT -> DONE or COMPLETE; takes d. */
+static void
+done(struct run *r, struct attempt *a, struct done *d, uint64_t n_bytes)
+{
+	a->done = d;
+	if (n_bytes == 0 || a->stored)
+		complete(r, a);
+	else
+		coord__attempt_leave(r, a, ATTEMPT_DONE);
+}
+
+/* Task t of the attempt failed. Returns 1 when [lo, t) stays done, else the
+ * attempt is VOID. */
+static int
+done_with_failure(struct run *r, struct attempt *a, const struct report *rep)
+{
+	uint64_t t = rep->failure.task, lo = a->lo, hi = a->hi;
+
+	fail(r, &rep->failure,
+	     (const char *)rep->m.texts.ptr + rep->failure.text_off,
+	     rep->failure.text_len);
+	/* One call of the body ran them all: where it would have got with
+	 * another part is not known. */
+	if (r->m.mode == DSM_MODE_FOR_RANGE && !coord__run_isolated(r)) {
+		r->n_failed += hi - lo;
+		coord__attempt_leave(r, a, ATTEMPT_VOID);
+		return 0;
+	}
+	give_back(r, t + 1, hi, a->n_lost);
+	r->n_failed++;
+	/* A slot that was killed has not sent what its tasks wrote before:
+	 * then `tasks` is missing, too. */
+	if (coord__run_isolated(r) && t > lo && rep->counters.tasks >= t - lo) {
+		a->hi = t;
+		return 1;
+	}
+	coord__attempt_leave(r, a, ATTEMPT_VOID);
+	if (coord__run_isolated(r) || (r->m.flags & DSM_RUN_KEEP_PARTIAL) != 0)
+		give_back(r, lo, t, a->n_lost);
+	else
+		r->n_failed += t - lo;
+	return 0;
+}
+
+/*
+ * The attempt that a worker speaks of. DSM_OK with *a_p = NULL: a late answer,
+ * to be dropped. DSM_EPROTO: another worker holds it.
+ */
+static int
+find_held(struct coord *k, const struct worker_peer *w, uint64_t session,
+          uint64_t run, uint64_t attempt, struct run **r_p,
+          struct attempt **a_p)
+{
+	struct session *s = coord__session_find(k, session);
+	struct attempt *a = NULL;
+
+	*a_p = NULL;
+	if (s == NULL || s->run == NULL || s->run->m.run != run)
+		return DSM_OK;
+	a = coord__attempt_find(s->run, attempt);
+	if (a == NULL || a->sw == NULL)
+		return DSM_OK;
+	if (a->sw->worker != w)
+		return DSM_EPROTO;
+	*r_p = s->run;
+	*a_p = a;
+	return DSM_OK;
+}
+
+int
+coord__run_done(struct coord *k, struct worker_peer *w,
+                const struct dsm_frame *f)
+{
+	struct report rep = {.done = NULL};
+	struct run *r = NULL;
+	struct attempt *a;
+	int err = dsm__decode_done(f->body, f->len, &rep.m);
+
+	if (err != DSM_OK)
+		return err;
+	err = find_held(k, w, rep.m.session, rep.m.run, rep.m.attempt, &r, &a);
+	if (err != DSM_OK || a == NULL || a->state != ATTEMPT_OUT)
+		return err;
+	err = coord__report_read(k, r, a, &rep);
+	if (err != DSM_OK) {
+		coord__done_free(rep.done);
+		return err;
+	}
+	dsm__counters_add(&r->counters, &rep.counters);
+	if (!rep.failed)
+		coord__sched_measured(&r->sched, a->hi - a->lo,
+		                      rep.counters.exec_ns);
+	if (!rep.failed || done_with_failure(r, a, &rep))
+		done(r, a, rep.done, rep.m.n_bytes);
+	else
+		coord__done_free(rep.done);
+	coord__run_settle(r);
+	/* A failure makes work pending, which any worker may take. */
+	if (rep.failed)
+		coord__dispatch(k);
+	else
+		coord__dispatch_to(k, w);
+	return DSM_OK;
+}
+
+int
+coord__run_returned(struct coord *k, struct worker_peer *w,
+                    const struct dsm_frame *f)
+{
+	struct dsm_msg_returned m;
+	struct run *r = NULL;
+	struct attempt *a;
+	char reason[COORD_REASON_MAX];
+	int err = dsm__decode_returned(f->body, f->len, &m);
+
+	if (err != DSM_OK)
+		return err;
+	err = find_held(k, w, m.session, m.run, m.attempt, &r, &a);
+	if (err != DSM_OK || a == NULL)
+		return err;
+	dsm__str_copy(reason, sizeof(reason), m.reason);
+	/* No reason: no slot had begun it. */
+	if (m.reason.len > 0 && a->state == ATTEMPT_OUT)
+		r->counters.slots_lost++;
+	take_back(r, a, w, m.reason.len > 0, reason);
+	coord__run_settle(r);
+	coord__dispatch(k);
+	return DSM_OK;
+}
+
+int
+coord__run_stored(struct session *s, const struct dsm_frame *f)
+{
+	struct dsm_msg_stored m;
+	struct run *r = s->run;
+	struct attempt *a;
+	int err = dsm__decode_stored(f->body, f->len, &m);
+
+	if (err != DSM_OK)
+		return err;
+	if (r == NULL || r->m.run != m.run)
+		return DSM_OK;
+	a = coord__attempt_find(r, m.attempt);
+	if (a == NULL || a->sw == NULL)
+		return DSM_OK;
+	a->stored = 1;
+	if (a->state == ATTEMPT_DONE) {
+		complete(r, a);
+		coord__run_settle(r);
+	}
+	return DSM_OK;
+}

@@ -1,0 +1,480 @@
+/*
+ * Peers: joining, frames, signs of life, leaving.
+ *
+ * States of a peer: HEARD (from HELLO on) -> CLOSING (link->close was called:
+ * refused, malformed frame, silent too long; nothing is sent to it or taken from
+ * it any more) -> gone (coord_peer_gone, from either state). What it held is
+ * cleaned up when it is gone, not before: the owner of the connection decides
+ * when that is, and calls exactly once.
+ */
+#include "core.h"
+
+#include <elf.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../dsm/base/page.h"
+
+#define SILENT_BEATS 5 /* heartbeats without a sign of life */
+#define MAX_WORKER_SLOTS 65536
+#define TICK_RUN (250 * DSM_MS)
+
+#if defined(__x86_64__)
+#define OUR_ARCH EM_X86_64
+#elif defined(__aarch64__)
+#define OUR_ARCH EM_AARCH64
+#endif
+
+int
+coord_create(const struct coord_params *p, struct coord **k_p)
+{
+	struct coord *k = calloc(1, sizeof(*k));
+
+	if (k == NULL)
+		return DSM_ENOMEM;
+	k->params = *p;
+	k->next_session = k->next_worker = 1;
+	TAILQ_INIT(&k->peers);
+	TAILQ_INIT(&k->workers);
+	TAILQ_INIT(&k->sessions);
+	*k_p = k;
+	return DSM_OK;
+}
+
+/* --- sending --- */
+
+void
+coord__peer_send(struct coord_peer *p, unsigned type, const void *body,
+                 size_t len)
+{
+	const struct iovec iov = {(void *)(uintptr_t)body, len};
+
+	if (!p->closing)
+		p->out->send(p->out, type, &iov, 1);
+}
+
+static void
+peer_close(struct coord_peer *p, const char *reason)
+{
+	if (p->closing)
+		return;
+	p->closing = 1;
+	snprintf(p->reason, sizeof(p->reason), "%s", reason);
+	log_debug("closing %s: %s", p->name, reason);
+	p->out->close(p->out, p->reason);
+}
+
+void
+coord__peer_send_buf(struct coord *k, struct coord_peer *p, unsigned type,
+                     int err)
+{
+	if (err == DSM_OK)
+		coord__peer_send(p, type, k->buf.ptr, k->buf.len);
+	else
+		peer_close(p, dsm__strerror(err));
+	dsm__wbuf_reset(&k->buf);
+}
+
+/* Without k: also for a peer that never was one. */
+static void
+send_refuse(struct coord_link *out, int code, const char *text)
+{
+	const struct dsm_msg_refuse m = {(uint32_t)-code, dsm__str(text)};
+	struct dsm_wbuf w = {0};
+	struct iovec iov;
+
+	if (dsm__encode_refuse(&w, &m) == DSM_OK) {
+		iov = (struct iovec){w.ptr, w.len};
+		out->send(out, DSM_MSG_REFUSE, &iov, 1);
+	}
+	dsm__wbuf_fini(&w);
+}
+
+int
+coord__peer_refuse(struct coord_peer *p, int code, const char *fmt, ...)
+{
+	char text[COORD_REASON_MAX];
+	va_list ap;
+
+	if (p->closing)
+		return code;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	log_warn("%s: %s", p->name, text);
+	send_refuse(p->out, code, text);
+	peer_close(p, text);
+	return code;
+}
+
+/* --- joining --- */
+
+static int
+hello_check(const struct dsm_msg_hello *h, struct dsm_error *e)
+{
+	if (h->magic != DSM_MAGIC)
+		return dsm__fail(e, DSM_EPROTO, "not a taskrt peer");
+	if (h->version != DSM_VERSION)
+		return dsm__fail(
+		    e, DSM_EVERSION,
+		    "protocol version %u, the coordinator speaks %u",
+		    h->version, DSM_VERSION);
+	if (h->page_size != DSM_PAGE)
+		return dsm__fail(e, DSM_EINCOMPAT,
+		                 "pages of %u bytes, %u are needed",
+		                 h->page_size, (unsigned)DSM_PAGE);
+	if (h->arch != OUR_ARCH)
+		return dsm__fail(e, DSM_EINCOMPAT,
+		                 "ELF machine %u, the coordinator's is %u",
+		                 h->arch, OUR_ARCH);
+	if (h->cpu.len > COORD_CPU_MAX)
+		return dsm__fail(e, DSM_EPROTO, "too many CPU words");
+	if (h->role == DSM_ROLE_WORKER &&
+	    (h->n_slots == 0 || h->n_slots > MAX_WORKER_SLOTS))
+		return dsm__fail(e, DSM_EPROTO, "a worker with %u slots",
+		                 h->n_slots);
+	if (h->role != DSM_ROLE_CLIENT && h->role != DSM_ROLE_WORKER &&
+	    h->role != DSM_ROLE_TOOL)
+		return dsm__fail(e, DSM_EPROTO, "role %u cannot join here",
+		                 h->role);
+	return DSM_OK;
+}
+
+static int
+worker_create(struct coord *k, struct coord_peer *p,
+              const struct dsm_msg_hello *h)
+{
+	struct worker_peer *w = calloc(1, sizeof(*w));
+
+	if (w == NULL)
+		return DSM_ENOMEM;
+	w->peer = p;
+	w->id = k->next_worker++;
+	dsm__str_copy(w->name, sizeof(w->name), h->name);
+	w->n_slots = h->n_slots;
+	memcpy(w->cpu, h->cpu.ptr != NULL ? h->cpu.ptr : w->cpu, h->cpu.len);
+	w->cpu_len = h->cpu.len;
+	TAILQ_INIT(&w->sessions);
+	TAILQ_INSERT_TAIL(&k->workers, w, link);
+	p->worker = w;
+	return DSM_OK;
+}
+
+static void
+send_welcome(struct coord *k, struct coord_peer *p)
+{
+	struct dsm_msg_welcome m = {
+	    .version = DSM_VERSION,
+	    .flags = (uint16_t)k->params.welcome_flags,
+	    .heartbeat_ms = k->params.heartbeat_ms,
+	};
+
+	if (p->session != NULL) {
+		m.session = p->session->id;
+		m.key = (struct dsm_blob){p->session->key, DSM_KEY_LEN};
+	} else if (p->worker != NULL) {
+		m.session = p->worker->id;
+	}
+	coord__peer_send_buf(k, p, DSM_MSG_WELCOME,
+	                     dsm__encode_welcome(&k->buf, &m));
+}
+
+/* Tell the sessions of a new worker, or the workers of a new session. */
+static int
+meet_all(struct coord *k, struct coord_peer *p)
+{
+	struct session *s;
+	struct worker_peer *w;
+	int err = DSM_OK;
+
+	if (p->worker != NULL)
+		TAILQ_FOREACH(s, &k->sessions, link)
+	if (err == DSM_OK)
+		err = coord__session_meet(s, p->worker);
+	if (p->session != NULL)
+		TAILQ_FOREACH(w, &k->workers, link)
+	if (err == DSM_OK)
+		err = coord__session_meet(p->session, w);
+	return err;
+}
+
+int
+coord_join(struct coord *k, const struct dsm_msg_hello *hello,
+           const char *peer_name, struct coord_link *link,
+           struct coord_peer **peer_p)
+{
+	struct coord_peer *p;
+	struct dsm_error e;
+	int err = hello_check(hello, &e);
+
+	*peer_p = NULL;
+	if (err != DSM_OK) {
+		log_warn("%s: refused: %s", peer_name, e.text);
+		send_refuse(link, err, e.text);
+		link->close(link, e.text);
+		return err;
+	}
+	p = calloc(1, sizeof(*p));
+	if (p == NULL)
+		return DSM_ENOMEM;
+	p->out = link;
+	p->role = hello->role;
+	snprintf(p->name, sizeof(p->name), "%s", peer_name);
+	TAILQ_INSERT_TAIL(&k->peers, p, link);
+	if (p->role == DSM_ROLE_CLIENT)
+		err = coord__session_create(k, p, hello, &p->session);
+	else if (p->role == DSM_ROLE_WORKER)
+		err = worker_create(k, p, hello);
+	if (err == DSM_OK) {
+		send_welcome(k, p);
+		err = meet_all(k, p);
+	}
+	if (err != DSM_OK) {
+		coord__peer_refuse(p, err, "%s", dsm__strerror(err));
+		coord_peer_gone(k, p, k->now);
+		return err;
+	}
+	log_info("%s %s joined",
+	         p->worker != NULL    ? "worker"
+	         : p->session != NULL ? "client"
+	                              : "tool",
+	         p->name);
+	coord__dispatch(k);
+	*peer_p = p;
+	return DSM_OK;
+}
+
+/* --- leaving --- */
+
+static void
+worker_gone(struct coord *k, struct coord_peer *p)
+{
+	struct worker_peer *w = p->worker;
+	const char *reason =
+	    p->reason[0] != '\0' ? p->reason : "its connection was lost";
+	struct sworker *sw;
+
+	while ((sw = TAILQ_FIRST(&w->sessions)) != NULL) {
+		struct run *r = sw->session->run;
+
+		if (r != NULL)
+			coord__run_take_back(r, sw, 1, reason);
+		coord__sworker_destroy(sw);
+		if (r != NULL)
+			coord__run_settle(r);
+	}
+	TAILQ_REMOVE(&k->workers, w, link);
+	free(w);
+}
+
+void
+coord_peer_gone(struct coord *k, struct coord_peer *peer, uint64_t now)
+{
+	k->now = now;
+	log_debug("%s is gone", peer->name);
+	peer->closing = 1; /* nothing may be sent to it below */
+	if (peer->session != NULL)
+		coord__session_destroy(peer->session);
+	if (peer->worker != NULL)
+		worker_gone(k, peer);
+	TAILQ_REMOVE(&k->peers, peer, link);
+	free(peer);
+	coord__dispatch(k);
+}
+
+void
+coord_destroy(struct coord *k)
+{
+	struct coord_peer *p;
+
+	if (k == NULL)
+		return;
+	/* Links are the owners': they hear nothing of this. */
+	TAILQ_FOREACH(p, &k->peers, link)
+	p->closing = 1;
+	while ((p = TAILQ_FIRST(&k->peers)) != NULL)
+		coord_peer_gone(k, p, k->now);
+	dsm__wbuf_fini(&k->buf);
+	dsm__wbuf_fini(&k->raw);
+	free(k);
+}
+
+/* --- frames --- */
+
+static int
+on_unfit(struct coord *k, struct worker_peer *w, const struct dsm_frame *f)
+{
+	char reason[COORD_REASON_MAX];
+	struct dsm_msg_unfit m;
+	struct sworker *sw;
+	struct run *r;
+
+	if (dsm__decode_unfit(f->body, f->len, &m) != DSM_OK)
+		return DSM_EPROTO;
+	TAILQ_FOREACH(sw, &w->sessions, of_worker)
+	if (sw->session->id == m.session)
+		break;
+	if (sw == NULL || sw->state != SWORKER_TOLD)
+		return DSM_OK;
+	r = sw->session->run;
+	dsm__str_copy(reason, sizeof(reason), m.reason);
+	coord__sworker_unfit(sw, reason);
+	if (r != NULL) {
+		coord__run_take_back(r, sw, 0, reason);
+		coord__run_settle(r);
+	}
+	coord__dispatch(k);
+	return DSM_OK;
+}
+
+static int
+on_ping(struct coord *k, struct coord_peer *p, const struct dsm_frame *f)
+{
+	struct dsm_msg_ping ping;
+	struct dsm_msg_pong pong;
+
+	if (dsm__decode_ping(f->body, f->len, &ping) != DSM_OK)
+		return DSM_EPROTO;
+	pong.seq = ping.seq;
+	coord__peer_send_buf(k, p, DSM_MSG_PONG,
+	                     dsm__encode_pong(&k->buf, &pong));
+	return DSM_OK;
+}
+
+static int
+on_stat(struct coord *k, struct coord_peer *p, const struct dsm_frame *f)
+{
+	struct dsm_msg_stat_reply reply;
+	struct dsm_msg_stat m;
+	char *text;
+
+	if (dsm__decode_stat(f->body, f->len, &m) != DSM_OK)
+		return DSM_EPROTO;
+	text = coord_stat_json(k, k->now);
+	if (text == NULL)
+		return DSM_ENOMEM;
+	reply.text = dsm__str(text);
+	coord__peer_send_buf(k, p, DSM_MSG_STAT_REPLY,
+	                     dsm__encode_stat_reply(&k->buf, &reply));
+	free(text);
+	return DSM_OK;
+}
+
+static int
+on_frame(struct coord *k, struct coord_peer *p, const struct dsm_frame *f)
+{
+	struct dsm_msg_pong pong;
+
+	switch (f->type) {
+	case DSM_MSG_PING:
+		return on_ping(k, p, f);
+	case DSM_MSG_PONG:
+		return dsm__decode_pong(f->body, f->len, &pong);
+	case DSM_MSG_STAT:
+		return on_stat(k, p, f);
+	default:
+		break;
+	}
+	if (p->session != NULL)
+		switch (f->type) {
+		case DSM_MSG_RUN:
+			return coord__run_start(p->session, f);
+		case DSM_MSG_STORED:
+			return coord__run_stored(p->session, f);
+		case DSM_MSG_CANCEL:
+			return coord__run_cancel(p->session, f);
+		default:
+			break;
+		}
+	if (p->worker != NULL)
+		switch (f->type) {
+		case DSM_MSG_DONE:
+			return coord__run_done(k, p->worker, f);
+		case DSM_MSG_RETURNED:
+			return coord__run_returned(k, p->worker, f);
+		case DSM_MSG_UNFIT:
+			return on_unfit(k, p->worker, f);
+		default:
+			break;
+		}
+	return DSM_EPROTO;
+}
+
+int
+coord_frame(struct coord *k, struct coord_peer *peer, const struct dsm_frame *f,
+            uint64_t now)
+{
+	int err;
+
+	k->now = now;
+	if (peer->closing)
+		return DSM_EPROTO;
+	peer->last_heard = now;
+	err = on_frame(k, peer, f);
+	/* No-op when a more precise refusal went out already. */
+	if (err != DSM_OK)
+		coord__peer_refuse(peer, err, "%s message: %s",
+		                   dsm__msg_name(f->type), dsm__strerror(err));
+	return err != DSM_OK ? DSM_EPROTO : DSM_OK;
+}
+
+/* --- time --- */
+
+static uint64_t
+earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Close it when silent, ping it when due. Returns when to look again. */
+static uint64_t
+peer_tick(struct coord *k, struct coord_peer *p, uint64_t now, int late)
+{
+	uint64_t beat = k->params.heartbeat_ms * DSM_MS;
+	struct dsm_msg_ping ping;
+	char reason[64];
+
+	if (beat == 0 || p->closing)
+		return DSM_FOREVER;
+	if (p->last_heard == 0 || late)
+		p->last_heard = now;
+	if (now - p->last_heard > SILENT_BEATS * beat) {
+		snprintf(reason, sizeof(reason), "it was silent for %llu ms",
+		         (unsigned long long)((now - p->last_heard) / DSM_MS));
+		log_warn("%s: %s", p->name, reason);
+		peer_close(p, reason);
+		return DSM_FOREVER;
+	}
+	if (now >= p->next_ping) {
+		ping.seq = ++p->ping_seq;
+		p->next_ping = now + beat;
+		coord__peer_send_buf(k, p, DSM_MSG_PING,
+		                     dsm__encode_ping(&k->buf, &ping));
+	}
+	return p->next_ping;
+}
+
+uint64_t
+coord_tick(struct coord *k, uint64_t now)
+{
+	uint64_t next = DSM_FOREVER, beat = k->params.heartbeat_ms * DSM_MS;
+	/* When we ourselves stood still, silence says nothing of the peers. */
+	int late = k->last_tick != 0 && now - k->last_tick > 2 * beat + DSM_SEC;
+	struct session *s;
+	struct coord_peer *p;
+
+	k->now = k->last_tick = now;
+	TAILQ_FOREACH(p, &k->peers, link)
+	next = earlier(next, peer_tick(k, p, now, late));
+	TAILQ_FOREACH(s, &k->sessions, link)
+	{
+		if (s->run != NULL)
+			next = earlier(next, coord__run_tick(s->run, now));
+		/* The next RUN may come before the next tick. */
+		next = earlier(next, now + TICK_RUN);
+	}
+	coord__dispatch(k);
+	return next;
+}

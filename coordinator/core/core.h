@@ -1,0 +1,273 @@
+/*
+ * The core's own structures. Who owns what:
+ *
+ *   coord -> peers (connections) -> client's session, worker
+ *   session -> sworkers (its side of each worker) -> run -> attempts
+ *
+ * A sworker exists for every pair of a live session and a live worker, and is in
+ * a list of each. An attempt in state OUT or DONE is in its sworker's list
+ * `held`, an attempt in another state belongs to nobody.
+ */
+#ifndef COORDINATOR_CORE_CORE_H
+#define COORDINATOR_CORE_CORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "../../dsm/base/clock.h"
+#include "../../dsm/base/counters.h"
+#include "../../dsm/base/log.h"
+#include "../../dsm/base/status.h"
+#include "../../dsm/wire/wire.h"
+#include "coord.h"
+#include "races.h"
+#include "sched.h"
+
+#define COORD_NAME_MAX 96
+#define COORD_REASON_MAX 200
+#define COORD_CPU_MAX 256
+/* Task arenas of a session: groups of 64, one for each worker. */
+#define COORD_ARENA_GROUPS 16
+#define COORD_ARENA_GROUP 64
+/* A run that failed so often stops, unless it keeps partial results. */
+#define COORD_MAX_FAILURES 10000
+
+/* --- peers (coord.c) --- */
+
+struct coord_peer {
+	TAILQ_ENTRY(coord_peer) link;
+	struct coord_link *out;
+	unsigned role;
+	char name[COORD_NAME_MAX]; /* of the connection, for logs */
+	uint64_t last_heard;       /* 0: not looked at yet */
+	uint64_t next_ping, ping_seq;
+	int closing; /* close was called: it hears and says no more */
+	char reason[COORD_REASON_MAX]; /* why closing */
+	struct session *session;       /* role client */
+	struct worker_peer *worker;    /* role worker */
+};
+
+struct worker_peer {
+	TAILQ_ENTRY(worker_peer) link;
+	struct coord_peer *peer;
+	uint64_t id;
+	char name[COORD_NAME_MAX]; /* host */
+	unsigned n_slots;
+	unsigned n_out;   /* attempts OUT, over all sessions */
+	uint64_t n_tasks; /* done here */
+	uint8_t cpu[COORD_CPU_MAX];
+	size_t cpu_len;
+	TAILQ_HEAD(, sworker) sessions;
+};
+
+struct coord {
+	struct coord_params params;
+	uint64_t now, last_tick; /* as last passed in */
+	uint64_t next_session, next_worker;
+	uint64_t serial; /* of EXECs, for round robin */
+	TAILQ_HEAD(, coord_peer) peers;
+	TAILQ_HEAD(, worker_peer) workers;
+	TAILQ_HEAD(, session) sessions;
+	struct dsm_wbuf buf; /* scratch of encoders */
+	struct dsm_wbuf raw; /* scratch of dsm__unsqueeze */
+};
+
+void coord__peer_send(struct coord_peer *p, unsigned type, const void *body,
+                      size_t len);
+/* Send what k->buf holds (err: of the encoder that filled it), empty it. */
+void coord__peer_send_buf(struct coord *k, struct coord_peer *p, unsigned type,
+                          int err);
+/* REFUSE and close. Returns code. */
+int coord__peer_refuse(struct coord_peer *p, int code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* --- sessions (session.c) --- */
+
+/* UNFIT with told = 1: it has an image and must hear SESSION_END. */
+enum sworker_state {
+	SWORKER_UNTOLD, /* SESSION not sent yet */
+	SWORKER_TOLD,   /* gets every RUN, may get EXECs */
+	SWORKER_UNFIT,  /* never asked again */
+};
+
+struct sworker {
+	TAILQ_ENTRY(sworker) of_session, of_worker;
+	struct session *session;
+	struct worker_peer *worker;
+	enum sworker_state state;
+	int told;
+	int has_table;                 /* it was sent the session's ranges */
+	int arenas;                    /* group, -1: none left */
+	char reason[COORD_REASON_MAX]; /* UNFIT */
+	TAILQ_HEAD(, attempt) held;
+};
+
+enum arena_state {
+	ARENAS_FREE,
+	ARENAS_USED,
+	/* Its worker is gone, but the run in flight may have allocated there. */
+	ARENAS_COOLING,
+};
+
+struct session {
+	TAILQ_ENTRY(session) link;
+	struct coord *k;
+	struct coord_peer *client;
+	uint64_t id;
+	uint8_t key[DSM_KEY_LEN];
+	char name[COORD_NAME_MAX];
+	char addr[COORD_NAME_MAX + 32];
+	uint32_t pid;
+	uint8_t cpu[COORD_CPU_MAX];
+	size_t cpu_len;
+	TAILQ_HEAD(, sworker) workers;
+	uint64_t n_slots; /* of the TOLD ones */
+	uint8_t arenas[COORD_ARENA_GROUPS];
+	uint8_t *table; /* newest ranges, packed */
+	uint32_t n_ranges;
+	uint64_t last_run;
+	uint64_t next_attempt;
+	uint64_t last_exec; /* coord.serial */
+	struct run *run;    /* in flight, or NULL */
+};
+
+int coord__session_create(struct coord *k, struct coord_peer *client,
+                          const struct dsm_msg_hello *hello,
+                          struct session **s_p);
+/* SESSION_END to its workers; ends its run without a verdict. */
+void coord__session_destroy(struct session *s);
+struct session *coord__session_find(struct coord *k, uint64_t id);
+/* Pair the session with a worker: TOLD and the run in flight, or UNFIT. */
+int coord__session_meet(struct session *s, struct worker_peer *w);
+void coord__sworker_destroy(struct sworker *sw);
+void coord__sworker_unfit(struct sworker *sw, const char *reason);
+/* No run is in flight: arenas of lost workers can be used again. */
+void coord__session_cool(struct session *s);
+/* Keep the table of a RUN. DSM_ENOMEM. */
+int coord__session_table(struct session *s, const struct dsm_msg_run *m);
+
+/* --- runs and attempts --- */
+
+/* DONE, waiting for STORED. */
+struct done {
+	uint8_t *masks; /* raw; NULL when nothing was written */
+	uint32_t n_sets;
+	struct dsm_rec_taskset sets[];
+};
+
+enum attempt_state {
+	ATTEMPT_OUT,
+	ATTEMPT_DONE,
+	ATTEMPT_COMPLETE, /* accepted, unless the run fails */
+	ATTEMPT_BACK,     /* pending again */
+	ATTEMPT_VOID,     /* failed: its writes do not count */
+};
+
+struct attempt {
+	TAILQ_ENTRY(attempt) link; /* sw->held */
+	struct sworker *sw;        /* NULL unless OUT or DONE */
+	struct done *done;         /* DONE */
+	uint64_t id, lo, hi;
+	uint32_t n_lost;
+	uint8_t state;
+	uint8_t stored; /* STORED is in (it may overtake DONE) */
+};
+
+#define ATTEMPT_BLOCK 1024
+
+struct failures {
+	struct dsm_rec_failure *v;
+	size_t n, cap;
+	struct dsm_wbuf texts;
+	uint64_t n_lost; /* of kind DSM_FAIL_LOST */
+};
+
+struct run {
+	struct session *session;
+	struct dsm_msg_run m; /* without arrays; strings in `name` */
+	char name[COORD_NAME_MAX];
+	uint64_t total;
+	struct sched sched;
+	struct races *races;
+	struct attempt **blocks; /* by id - first_attempt; they do not move */
+	size_t n_attempts, cap_blocks;
+	uint64_t first_attempt;
+	uint64_t n_out, n_held;    /* OUT; OUT or DONE */
+	uint64_t n_done, n_failed; /* tasks */
+	struct failures failures;
+	struct dsm_counters counters;
+	uint64_t started, next_progress;
+	uint64_t alone_since; /* no usable worker since then; 0: there is one */
+	int out_of_memory;    /* coord__run_settle ends it */
+};
+
+/* --- runs: run.c --- */
+
+int coord__run_start(struct session *s, const struct dsm_frame *f);
+/* RUN with the whole table to a worker that knows nothing. */
+void coord__run_tell(struct run *r, struct sworker *sw);
+int coord__run_cancel(struct session *s, const struct dsm_frame *f);
+/* Send the verdict when nothing is left to do; r may be gone afterwards. */
+void coord__run_settle(struct run *r);
+/* End now, with CANCEL to the workers. */
+void coord__run_finish(struct run *r, int code, const char *text);
+/* The same without a verdict, as the session ends. */
+void coord__run_destroy(struct run *r);
+/* Progress and time-outs. Returns when to call again. */
+uint64_t coord__run_tick(struct run *r, uint64_t now);
+
+/* --- attempts: attempt.c --- */
+
+struct attempt *coord__run_attempt(const struct run *r, size_t i);
+/* NULL: never given out in this run. */
+struct attempt *coord__attempt_find(const struct run *r, uint64_t id);
+/* Out of OUT or DONE. */
+void coord__attempt_leave(struct run *r, struct attempt *a,
+                          enum attempt_state to);
+int coord__run_done(struct coord *k, struct worker_peer *w,
+                    const struct dsm_frame *f);
+int coord__run_returned(struct coord *k, struct worker_peer *w,
+                        const struct dsm_frame *f);
+int coord__run_stored(struct session *s, const struct dsm_frame *f);
+/*
+ * Everything the worker holds of the run is pending again. blame: the tasks
+ * count as lost. Then call coord__run_settle.
+ */
+void coord__run_take_back(struct run *r, struct sworker *sw, int blame,
+                          const char *reason);
+
+/* --- DONE messages: report.c --- */
+
+/* A decoded and checked DONE. */
+struct report {
+	struct dsm_msg_done m;
+	struct dsm_counters counters;
+	int failed;
+	struct dsm_rec_failure failure; /* of the first task that failed */
+	struct done *done;              /* owned, also after an error */
+};
+
+/* rep->m is decoded; fill in the rest. DSM_EPROTO, DSM_ENOMEM. */
+int coord__report_read(struct coord *k, struct run *r, const struct attempt *a,
+                       struct report *rep);
+void coord__done_free(struct done *d);
+/* Each task is its own writer. */
+int coord__run_isolated(const struct run *r);
+
+/* --- dispatch.c --- */
+
+/* Give out pending work: to all workers, or to one that has just got a slot
+ * free. */
+void coord__dispatch(struct coord *k);
+void coord__dispatch_to(struct coord *k, struct worker_peer *w);
+
+/* --- verdicts (verdict.c) --- */
+
+int coord__failure_add(struct failures *fs, const struct dsm_rec_failure *f,
+                       const char *text, size_t len);
+void coord__failures_fini(struct failures *fs);
+/* code 0: worked out from races and failures, with a text of its own. */
+void coord__verdict_send(struct run *r, int code, const char *text);
+
+#endif

@@ -1,0 +1,351 @@
+/*
+ * A run: its launch, its end, its clock.
+ *
+ * States: ON (session->run) -> gone. It ends with one VERDICT: when nothing is
+ * pending or held, when failures end it early, when the client cancels, when no
+ * worker can run it for too long, or when memory runs out. It ends without one
+ * when its session does. coord__run_settle is called after whatever may have been
+ * the last thing to do; the run may be gone then.
+ */
+#include "core.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../dsm/base/page.h"
+
+#define MAX_TASKS (UINT64_C(1) << 40)
+#define KNOWN_FLAGS                                                  \
+	(DSM_RUN_RANGES | DSM_RUN_KEEP_PARTIAL | DSM_RUN_FAIL_FAST | \
+	 DSM_RUN_ISOLATE)
+#define DEFAULT_RETRIES 3
+#define PROGRESS_AFTER (500 * DSM_MS)
+#define PROGRESS_EVERY (250 * DSM_MS)
+
+/* --- a run's begin --- */
+
+static int
+check_ranges(const struct dsm_msg_run *m)
+{
+	struct dsm_rec_range range;
+
+	for (uint32_t i = 0; i < m->ranges.n; i++) {
+		int err = dsm__unpack_range(&m->ranges, i, &range);
+
+		if (err != DSM_OK)
+			return err;
+		if (range.start >= range.end || range.kind < DSM_RANGE_HEAP ||
+		    range.kind > DSM_RANGE_VDSO ||
+		    ((range.start | range.end | range.image_off) &
+		     DSM_PAGE_MASK) != 0)
+			return DSM_EPROTO;
+	}
+	return DSM_OK;
+}
+
+static int
+check_extents(const struct dsm_array *v, uint64_t *n_pages_p)
+{
+	struct dsm_rec_extent x;
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < v->n; i++) {
+		int err = dsm__unpack_extent(v, i, &x);
+
+		if (err != DSM_OK)
+			return err;
+		if ((x.start & DSM_PAGE_MASK) != 0 || x.n_pages == 0 ||
+		    x.n_pages > (UINT64_MAX - x.start) / DSM_PAGE)
+			return DSM_EPROTO;
+		n += x.n_pages;
+	}
+	*n_pages_p = n;
+	return DSM_OK;
+}
+
+/* NULL, or what is wrong with it. */
+static const char *
+run_check(const struct session *s, const struct dsm_msg_run *m)
+{
+	uint64_t n_drops, n_updates;
+
+	if (m->session != s->id)
+		return "of another session";
+	if (s->run != NULL)
+		return "while another run is in flight";
+	if (m->run != s->last_run + 1)
+		return "out of order";
+	if (m->mode != DSM_MODE_TASKS && m->mode != DSM_MODE_FOR &&
+	    m->mode != DSM_MODE_FOR_RANGE)
+		return "of an unknown mode";
+	if ((m->flags & ~KNOWN_FLAGS) != 0)
+		return "with unknown flags";
+	if (m->begin > m->end || m->end - m->begin > MAX_TASKS ||
+	    (m->mode == DSM_MODE_TASKS && m->begin != 0))
+		return "with bad bounds";
+	if ((m->flags & DSM_RUN_RANGES) ? m->ranges.n == 0
+	                                : m->ranges.n != 0 || s->table == NULL)
+		return "without a table of ranges";
+	if (check_ranges(m) != DSM_OK)
+		return "with a bad range";
+	if (check_extents(&m->drops, &n_drops) != DSM_OK ||
+	    check_extents(&m->updates, &n_updates) != DSM_OK ||
+	    n_updates != m->pages.len / DSM_PAGE ||
+	    m->pages.len % DSM_PAGE != 0)
+		return "with bad drops or updates";
+	return NULL;
+}
+
+static int
+run_create(struct session *s, const struct dsm_msg_run *m, struct run **r_p)
+{
+	struct run *r = calloc(1, sizeof(*r));
+	int err = r != NULL ? races_create(&r->races) : DSM_ENOMEM;
+
+	if (err != DSM_OK) {
+		free(r);
+		return err;
+	}
+	r->session = s;
+	r->m = *m;
+	dsm__str_copy(r->name, sizeof(r->name), m->name);
+	r->m.name = dsm__str(r->name);
+	memset(&r->m.ranges, 0, sizeof(r->m.ranges));
+	memset(&r->m.drops, 0, sizeof(r->m.drops));
+	memset(&r->m.updates, 0, sizeof(r->m.updates));
+	memset(&r->m.pages, 0, sizeof(r->m.pages));
+	if (r->m.retries == 0)
+		r->m.retries = DEFAULT_RETRIES;
+	r->total = m->end - m->begin;
+	coord__sched_init(&r->sched, m->begin, m->end, m->chunk);
+	r->first_attempt = s->next_attempt;
+	r->started = s->k->now;
+	r->next_progress = r->started + PROGRESS_AFTER;
+	*r_p = r;
+	return DSM_OK;
+}
+
+void
+coord__run_tell(struct run *r, struct sworker *sw)
+{
+	struct coord *k = r->session->k;
+	struct dsm_msg_run m = r->m;
+
+	m.flags |= DSM_RUN_RANGES;
+	m.ranges = (struct dsm_array){r->session->table, r->session->n_ranges};
+	sw->has_table = 1;
+	coord__peer_send_buf(k, sw->worker->peer, DSM_MSG_RUN,
+	                     dsm__encode_run(&k->buf, &m));
+}
+
+int
+coord__run_start(struct session *s, const struct dsm_frame *f)
+{
+	struct dsm_msg_run m;
+	struct sworker *sw;
+	const char *wrong;
+	int err = dsm__decode_run(f->body, f->len, &m);
+
+	if (err != DSM_OK)
+		return err;
+	wrong = run_check(s, &m);
+	if (wrong != NULL)
+		return coord__peer_refuse(s->client, DSM_EPROTO, "RUN %llu %s",
+		                          (unsigned long long)m.run, wrong);
+	if ((m.flags & DSM_RUN_RANGES) != 0)
+		err = coord__session_table(s, &m);
+	if (err == DSM_OK)
+		err = run_create(s, &m, &s->run);
+	if (err != DSM_OK)
+		return err;
+	s->last_run = m.run;
+	TAILQ_FOREACH(sw, &s->workers, of_session)
+	{
+		if (sw->state != SWORKER_TOLD)
+			continue;
+		if ((m.flags & DSM_RUN_RANGES) != 0)
+			sw->has_table = 1;
+		/* A worker without the table has no pages to drop either. */
+		if (sw->has_table)
+			coord__peer_send(sw->worker->peer, DSM_MSG_RUN, f->body,
+			                 f->len);
+		else
+			coord__run_tell(s->run, sw);
+	}
+	log_debug("session %llu: run %llu %s, %llu tasks",
+	          (unsigned long long)s->id, (unsigned long long)m.run,
+	          s->run->name, (unsigned long long)s->run->total);
+	coord__run_settle(s->run);
+	coord__dispatch(s->k);
+	return DSM_OK;
+}
+
+/* --- a run's end --- */
+
+/* Whoever holds attempts of it loses them. */
+static void
+run_drop(struct run *r, int cancel)
+{
+	struct session *s = r->session;
+	struct coord *k = s->k;
+	const struct dsm_msg_cancel m = {s->id, r->m.run};
+	struct sworker *sw;
+	struct attempt *a;
+
+	TAILQ_FOREACH(sw, &s->workers, of_session)
+	{
+		if (cancel && !TAILQ_EMPTY(&sw->held))
+			coord__peer_send_buf(k, sw->worker->peer,
+			                     DSM_MSG_CANCEL,
+			                     dsm__encode_cancel(&k->buf, &m));
+		while ((a = TAILQ_FIRST(&sw->held)) != NULL)
+			coord__attempt_leave(r, a, ATTEMPT_BACK);
+	}
+}
+
+static void
+run_free(struct run *r)
+{
+	for (size_t i = 0; i < r->cap_blocks; i++)
+		free(r->blocks[i]);
+	free(r->blocks);
+	coord__sched_fini(&r->sched);
+	coord__failures_fini(&r->failures);
+	races_destroy(r->races);
+	free(r);
+}
+
+void
+coord__run_destroy(struct run *r)
+{
+	run_drop(r, 0);
+	r->session->run = NULL;
+	run_free(r);
+}
+
+void
+coord__run_finish(struct run *r, int code, const char *text)
+{
+	struct session *s = r->session;
+
+	s->next_attempt = r->first_attempt + r->n_attempts;
+	run_drop(r, 1);
+	coord__verdict_send(r, code, text);
+	s->run = NULL;
+	coord__session_cool(s);
+	run_free(r);
+}
+
+/* Failures end the run early when asked to, or when there are so many that
+ * listing more helps nobody. */
+static int
+gives_up(const struct run *r)
+{
+	if (r->failures.n == 0)
+		return 0;
+	return (r->m.flags & DSM_RUN_FAIL_FAST) != 0 ||
+	       (r->failures.n >= COORD_MAX_FAILURES &&
+	        (r->m.flags & DSM_RUN_KEEP_PARTIAL) == 0);
+}
+
+void
+coord__run_settle(struct run *r)
+{
+	if (r->out_of_memory)
+		coord__run_finish(r, DSM_ENOMEM,
+		                  "the coordinator is out of memory");
+	else if (gives_up(r) || (r->n_held == 0 && r->sched.n_pending == 0))
+		coord__run_finish(r, DSM_OK, NULL);
+}
+
+int
+coord__run_cancel(struct session *s, const struct dsm_frame *f)
+{
+	struct coord *k = s->k;
+	struct dsm_msg_cancel m;
+	int err = dsm__decode_cancel(f->body, f->len, &m);
+
+	if (err != DSM_OK)
+		return err;
+	if (s->run == NULL || s->run->m.run != m.run)
+		return DSM_OK; /* its verdict is on the way */
+	coord__run_finish(s->run, DSM_ECANCELED, "the run was cancelled");
+	coord__dispatch(k);
+	return DSM_OK;
+}
+
+/* --- time --- */
+
+static void
+send_progress(struct run *r)
+{
+	struct session *s = r->session;
+	struct dsm_msg_progress m = {
+	    .run = r->m.run,
+	    .done = r->n_done + r->n_failed,
+	    .total = r->total,
+	    .slots = (uint32_t)(r->n_out < s->n_slots ? r->n_out : s->n_slots),
+	};
+
+	coord__peer_send_buf(s->k, s->client, DSM_MSG_PROGRESS,
+	                     dsm__encode_progress(&s->k->buf, &m));
+}
+
+/* Why there is nobody to run it. */
+static void
+no_worker_text(const struct run *r, char *text, size_t size)
+{
+	const struct session *s = r->session;
+	const struct coord_params *p = &s->k->params;
+	const struct sworker *sw;
+	size_t len = 0;
+
+	if (TAILQ_EMPTY(&s->workers)) {
+		snprintf(text, size, "%s the coordinator%s%s within %g s",
+		         r->n_attempts > 0
+		             ? "all workers were lost, and no other "
+		               "has joined"
+		             : "no worker has joined",
+		         p->where != NULL ? " at " : "",
+		         p->where != NULL ? p->where : "",
+		         (double)p->no_worker_ms / 1000);
+		return;
+	}
+	text[0] = '\0';
+	TAILQ_FOREACH(sw, &s->workers, of_session)
+	if (len < size)
+		len += (size_t)snprintf(
+		    text + len, size - len,
+		    "%sworker %s cannot run this program: %s",
+		    len > 0 ? "; " : "", sw->worker->name, sw->reason);
+}
+
+uint64_t
+coord__run_tick(struct run *r, uint64_t now)
+{
+	struct session *s = r->session;
+	uint64_t wait = s->k->params.no_worker_ms * DSM_MS;
+	char text[1024];
+
+	if (s->n_slots > 0) {
+		r->alone_since = 0;
+	} else if (r->alone_since == 0) {
+		r->alone_since = now;
+	} else if (now - r->alone_since >= wait) {
+		no_worker_text(r, text, sizeof(text));
+		coord__run_finish(r, DSM_ECONN, text);
+		return DSM_FOREVER;
+	}
+	if (r->out_of_memory) {
+		coord__run_settle(r);
+		return DSM_FOREVER;
+	}
+	if (now >= r->next_progress) {
+		send_progress(r);
+		r->next_progress = now + PROGRESS_EVERY;
+	}
+	return r->alone_since != 0 && r->alone_since + wait < r->next_progress
+	           ? r->alone_since + wait
+	           : r->next_progress;
+}

@@ -1,0 +1,213 @@
+/*
+ * Sessions: a client, its workers, its table of ranges.
+ *
+ * Invariants: n_slots is the sum over the sworkers in state TOLD. A sworker that
+ * is TOLD while a run is in flight has been sent that RUN. Arenas of a worker
+ * that is gone stay out of use until no run is in flight: what tasks allocated
+ * there may be committed, and another worker must not hand out the same
+ * addresses in the same run.
+ */
+#include "core.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "../../dsm/base/cpuid.h"
+
+int
+coord__session_create(struct coord *k, struct coord_peer *client,
+                      const struct dsm_msg_hello *hello, struct session **s_p)
+{
+	struct session *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		return DSM_ENOMEM;
+	if (getrandom(s->key, sizeof(s->key), 0) != sizeof(s->key)) {
+		free(s);
+		return DSM_ESYS;
+	}
+	s->k = k;
+	s->client = client;
+	s->id = k->next_session++;
+	s->next_attempt = 1;
+	s->pid = hello->pid;
+	dsm__str_copy(s->name, sizeof(s->name), hello->name);
+	dsm__str_copy(s->addr, sizeof(s->addr), hello->addr);
+	if (hello->cpu.len > 0)
+		memcpy(s->cpu, hello->cpu.ptr, hello->cpu.len);
+	s->cpu_len = hello->cpu.len;
+	TAILQ_INIT(&s->workers);
+	TAILQ_INSERT_TAIL(&k->sessions, s, link);
+	*s_p = s;
+	return DSM_OK;
+}
+
+void
+coord__session_destroy(struct session *s)
+{
+	const struct dsm_msg_session_end m = {s->id};
+	struct coord *k = s->k;
+	struct sworker *sw, *next;
+
+	if (s->run != NULL)
+		coord__run_destroy(s->run);
+	for (sw = TAILQ_FIRST(&s->workers); sw != NULL; sw = next) {
+		next = TAILQ_NEXT(sw, of_session);
+		if (sw->told)
+			coord__peer_send_buf(
+			    k, sw->worker->peer, DSM_MSG_SESSION_END,
+			    dsm__encode_session_end(&k->buf, &m));
+		coord__sworker_destroy(sw);
+	}
+	TAILQ_REMOVE(&k->sessions, s, link);
+	free(s->table);
+	free(s);
+}
+
+struct session *
+coord__session_find(struct coord *k, uint64_t id)
+{
+	struct session *s;
+
+	TAILQ_FOREACH(s, &k->sessions, link)
+	if (s->id == id)
+		return s;
+	return NULL;
+}
+
+struct coord_link *
+coord_session_client(struct coord *k, uint64_t session, const uint8_t *key,
+                     size_t key_len)
+{
+	struct session *s = coord__session_find(k, session);
+	uint8_t differ = 0;
+
+	if (s == NULL || s->client->closing || key_len != DSM_KEY_LEN)
+		return NULL;
+	/* All bytes, so that the time taken says nothing about the key. */
+	for (size_t i = 0; i < DSM_KEY_LEN; i++)
+		differ |= key[i] ^ s->key[i];
+	return differ == 0 ? s->client->out : NULL;
+}
+
+/* --- arenas --- */
+
+static int
+arenas_take(struct session *s)
+{
+	for (int i = 0; i < COORD_ARENA_GROUPS; i++)
+		if (s->arenas[i] == ARENAS_FREE) {
+			s->arenas[i] = ARENAS_USED;
+			return i;
+		}
+	log_warn("session %llu: more than %d workers: the tasks of the others "
+	         "cannot allocate",
+	         (unsigned long long)s->id, COORD_ARENA_GROUPS);
+	return -1;
+}
+
+void
+coord__session_cool(struct session *s)
+{
+	for (int i = 0; i < COORD_ARENA_GROUPS; i++)
+		if (s->arenas[i] == ARENAS_COOLING)
+			s->arenas[i] = ARENAS_FREE;
+}
+
+/* --- a session's workers --- */
+
+static void
+send_session(struct sworker *sw)
+{
+	struct session *s = sw->session;
+	struct dsm_msg_session m = {
+	    .session = s->id,
+	    .key = {s->key, DSM_KEY_LEN},
+	    .addr = dsm__str(s->addr),
+	    .name = dsm__str(s->name),
+	};
+
+	if (sw->arenas >= 0) {
+		m.arena_first = (uint32_t)sw->arenas * COORD_ARENA_GROUP;
+		m.arena_count = COORD_ARENA_GROUP;
+	}
+	coord__peer_send_buf(s->k, sw->worker->peer, DSM_MSG_SESSION,
+	                     dsm__encode_session(&s->k->buf, &m));
+}
+
+int
+coord__session_meet(struct session *s, struct worker_peer *w)
+{
+	struct sworker *sw = calloc(1, sizeof(*sw));
+	char missing[32];
+
+	if (sw == NULL)
+		return DSM_ENOMEM;
+	sw->session = s;
+	sw->worker = w;
+	sw->arenas = -1;
+	TAILQ_INIT(&sw->held);
+	TAILQ_INSERT_TAIL(&s->workers, sw, of_session);
+	TAILQ_INSERT_TAIL(&w->sessions, sw, of_worker);
+	/* An end that does not say what its CPU has is taken at its word. */
+	if (s->cpu_len > 0 && w->cpu_len > 0 &&
+	    !dsm__cpu_suits(s->cpu, s->cpu_len, w->cpu, w->cpu_len, missing)) {
+		char reason[64];
+
+		snprintf(reason, sizeof(reason), "its CPU lacks %s", missing);
+		coord__sworker_unfit(sw, reason);
+		return DSM_OK;
+	}
+	sw->arenas = arenas_take(s);
+	sw->state = SWORKER_TOLD;
+	sw->told = 1;
+	s->n_slots += w->n_slots;
+	send_session(sw);
+	if (s->run != NULL)
+		coord__run_tell(s->run, sw);
+	return DSM_OK;
+}
+
+void
+coord__sworker_unfit(struct sworker *sw, const char *reason)
+{
+	if (sw->state == SWORKER_TOLD)
+		sw->session->n_slots -= sw->worker->n_slots;
+	sw->state = SWORKER_UNFIT;
+	snprintf(sw->reason, sizeof(sw->reason), "%s", reason);
+	log_warn("worker %s cannot run %s: %s", sw->worker->name,
+	         sw->session->name, reason);
+}
+
+void
+coord__sworker_destroy(struct sworker *sw)
+{
+	struct session *s = sw->session;
+
+	if (sw->state == SWORKER_TOLD)
+		s->n_slots -= sw->worker->n_slots;
+	if (sw->arenas >= 0)
+		s->arenas[sw->arenas] =
+		    s->run != NULL ? ARENAS_COOLING : ARENAS_FREE;
+	TAILQ_REMOVE(&s->workers, sw, of_session);
+	TAILQ_REMOVE(&sw->worker->sessions, sw, of_worker);
+	free(sw);
+}
+
+int
+coord__session_table(struct session *s, const struct dsm_msg_run *m)
+{
+	size_t len = m->ranges.n * dsm__sizeof_range();
+	uint8_t *table = malloc(len != 0 ? len : 1);
+
+	if (table == NULL)
+		return DSM_ENOMEM;
+	if (len > 0)
+		memcpy(table, m->ranges.ptr, len);
+	free(s->table);
+	s->table = table;
+	s->n_ranges = m->ranges.n;
+	return DSM_OK;
+}

@@ -1,0 +1,201 @@
+/*
+ * State as one JSON object, for `taskrt stat`.
+ *
+ * STAT_REPLY carries at most 64 KiB: entries of a list that would go beyond the
+ * limit are left out, and "left_out" counts them.
+ */
+#include "core.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define JSON_LIMIT 60000
+
+struct json {
+	struct dsm_wbuf w;
+	int err;
+};
+
+static void
+put(struct json *j, const char *text, size_t len)
+{
+	if (j->err == DSM_OK)
+		j->err = dsm__wbuf_put(&j->w, text, len);
+}
+
+static void __attribute__((format(printf, 2, 3)))
+putf(struct json *j, const char *fmt, ...)
+{
+	char text[512]; /* numbers and short words only */
+	va_list ap;
+	int len;
+
+	va_start(ap, fmt);
+	len = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (len < 0 || (size_t)len >= sizeof(text))
+		j->err = DSM_ENOSPC;
+	else
+		put(j, text, (size_t)len);
+}
+
+/* Length of the UTF-8 character at s, 0: not one. */
+static size_t
+utf8_len(const char *s)
+{
+	const unsigned char *u = (const unsigned char *)s;
+	size_t n = u[0] >= 0xc2 && u[0] < 0xe0   ? 2
+	           : (u[0] & 0xf0) == 0xe0       ? 3
+	           : u[0] >= 0xf0 && u[0] < 0xf5 ? 4
+	                                         : 0;
+
+	for (size_t i = 1; i < n; i++)
+		if ((u[i] & 0xc0) != 0x80)
+			return 0;
+	return n;
+}
+
+/* A string, quoted. Peers choose names: any byte may be in them. */
+static void
+put_string(struct json *j, const char *s)
+{
+	size_t n;
+
+	put(j, "\"", 1);
+	for (; *s != '\0'; s += n) {
+		unsigned char c = (unsigned char)*s;
+
+		n = 1;
+		if (c == '"' || c == '\\')
+			putf(j, "\\%c", c);
+		else if (c < 0x20 || c == 0x7f)
+			putf(j, "\\u%04x", c);
+		else if (c < 0x80)
+			put(j, s, 1);
+		else if ((n = utf8_len(s)) != 0)
+			put(j, s, n);
+		else {
+			put(j, "?", 1);
+			n = 1;
+		}
+	}
+	put(j, "\"", 1);
+}
+
+static uint64_t
+ms_since(uint64_t then, uint64_t now)
+{
+	return then != 0 && now > then ? (now - then) / DSM_MS : 0;
+}
+
+static void
+put_worker(struct json *j, const struct worker_peer *w, uint64_t now)
+{
+	putf(j, "{\"id\":%" PRIu64 ",\"name\":", w->id);
+	put_string(j, w->name);
+	putf(j, ",\"peer\":");
+	put_string(j, w->peer->name);
+	putf(j,
+	     ",\"slots\":%u,\"busy\":%u,\"tasks\":%" PRIu64
+	     ",\"silent_ms\":%" PRIu64 "}",
+	     w->n_slots, w->n_out < w->n_slots ? w->n_out : w->n_slots,
+	     w->n_tasks, ms_since(w->peer->last_heard, now));
+}
+
+static const char *
+mode_name(uint32_t mode)
+{
+	switch (mode) {
+	case DSM_MODE_TASKS:
+		return "tasks";
+	case DSM_MODE_FOR:
+		return "for";
+	default:
+		return "for_range";
+	}
+}
+
+static void
+put_run(struct json *j, const struct run *r, uint64_t now)
+{
+	putf(j, "{\"run\":%" PRIu64 ",\"name\":", r->m.run);
+	put_string(j, r->name);
+	putf(j,
+	     ",\"mode\":\"%s\",\"total\":%" PRIu64 ",\"done\":%" PRIu64
+	     ",\"failed\":%" PRIu64 ",\"pending\":%" PRIu64
+	     ",\"chunks_out\":%" PRIu64 ",\"chunks\":%zu"
+	     ",\"retried\":%" PRIu64 ",\"pages_written\":%" PRIu64
+	     ",\"elapsed_ms\":%" PRIu64 "}",
+	     mode_name(r->m.mode), r->total, r->n_done, r->n_failed,
+	     r->sched.n_pending, r->n_out, r->n_attempts,
+	     r->counters.tasks_retried, races_pages(r->races),
+	     ms_since(r->started, now));
+}
+
+static void
+put_session(struct json *j, const struct session *s, uint64_t now)
+{
+	const struct sworker *sw;
+	unsigned n_fit = 0, n_unfit = 0;
+
+	TAILQ_FOREACH(sw, &s->workers, of_session)
+	{
+		n_fit += sw->state == SWORKER_TOLD;
+		n_unfit += sw->state == SWORKER_UNFIT;
+	}
+	putf(j, "{\"id\":%" PRIu64 ",\"name\":", s->id);
+	put_string(j, s->name);
+	putf(j, ",\"peer\":");
+	put_string(j, s->client->name);
+	putf(j,
+	     ",\"pid\":%" PRIu32 ",\"workers\":%u,\"unfit\":%u"
+	     ",\"slots\":%" PRIu64 ",\"runs\":%" PRIu64 ",\"run\":",
+	     s->pid, n_fit, n_unfit, s->n_slots, s->last_run);
+	if (s->run != NULL)
+		put_run(j, s->run, now);
+	else
+		putf(j, "null");
+	putf(j, "}");
+}
+
+/* Before an entry: 0 when there is no room for one more. */
+static int
+next_entry(struct json *j, unsigned *n, unsigned *left_out)
+{
+	if (j->w.len > JSON_LIMIT) {
+		++*left_out;
+		return 0;
+	}
+	if ((*n)++ > 0)
+		put(j, ",", 1);
+	return 1;
+}
+
+char *
+coord_stat_json(struct coord *k, uint64_t now)
+{
+	struct json j = {.err = DSM_OK};
+	unsigned n = 0, left_out = 0;
+	const struct worker_peer *w;
+	const struct session *s;
+
+	putf(&j, "{\"workers\":[");
+	TAILQ_FOREACH(w, &k->workers, link)
+	if (next_entry(&j, &n, &left_out))
+		put_worker(&j, w, now);
+	putf(&j, "],\"sessions\":[");
+	n = 0;
+	TAILQ_FOREACH(s, &k->sessions, link)
+	if (next_entry(&j, &n, &left_out))
+		put_session(&j, s, now);
+	putf(&j, "],\"left_out\":%u}", left_out);
+	put(&j, "", 1);
+	if (j.err != DSM_OK) {
+		dsm__wbuf_fini(&j.w);
+		return NULL;
+	}
+	return (char *)j.w.ptr;
+}

@@ -1,0 +1,79 @@
+#include "daemon.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../dsm/base/clock.h"
+#include "../dsm/base/log.h"
+
+static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
+#define N_ENDING (sizeof(ending) / sizeof(*ending))
+
+/* In static memory: the loop closes them when it is destroyed. */
+static uv_signal_t signals[N_ENDING];
+
+static void
+on_signal(uv_signal_t *h, int signum)
+{
+	log_info("ends: %s", strsignal(signum));
+	dsm__loop_stop(h->data);
+}
+
+static void
+on_sigpipe(int signum)
+{
+	(void)signum;
+}
+
+static int
+watch_signals(struct dsm_loop *loop)
+{
+	/* stderr may be a pipe that nobody reads any more. Not SIG_IGN: that
+	 * would be handed down to slots. */
+	struct sigaction pipe = {.sa_handler = on_sigpipe};
+	struct sigaction was;
+
+	sigaction(SIGPIPE, &pipe, NULL);
+	for (unsigned i = 0; i < N_ENDING; i++) {
+		/* nohup: it is to outlive its terminal. */
+		if (sigaction(ending[i], NULL, &was) == 0 &&
+		    was.sa_handler == SIG_IGN && ending[i] == SIGHUP)
+			continue;
+		signals[i].data = loop;
+		if (uv_signal_init(dsm__loop_uv(loop), &signals[i]) != 0 ||
+		    uv_signal_start(&signals[i], on_signal, ending[i]) != 0)
+			return DSM_ESYS;
+	}
+	return DSM_OK;
+}
+
+int
+daemon_start(const char *program, struct dsm_loop **loop_p)
+{
+	const struct dsm_loop_params p = {.spin_ns = DAEMON_SPIN_NS};
+	const char *level = getenv("TASKRT_LOG");
+	struct dsm_loop *loop;
+	int err;
+
+	dsm__log_init(program);
+	if (level == NULL || *level == '\0')
+		dsm__log_level(DSM_LOG_INFO);
+	err = dsm__loop_create(&p, &loop);
+	if (err != DSM_OK)
+		return err;
+	err = watch_signals(loop);
+	if (err != DSM_OK) {
+		dsm__loop_destroy(loop);
+		return err;
+	}
+	*loop_p = loop;
+	return DSM_OK;
+}
+
+void
+daemon_token_file(const char *path)
+{
+	log_warn("--token-file %s is not used: this version has no encrypted "
+	         "connections", path);
+}

@@ -1,0 +1,20 @@
+/*
+ * What the two daemons have in common: the log, the loop, and ending on a signal.
+ */
+#ifndef COORDINATOR_DAEMON_H
+#define COORDINATOR_DAEMON_H
+
+#include "../dsm/transport/loop.h"
+
+/* How long a daemon's loop spins after a frame, because waking up takes longer. */
+#define DAEMON_SPIN_NS (50 * DSM_US)
+
+/*
+ * A loop that SIGINT, SIGTERM and SIGHUP stop: dsm__loop_run then returns. Log lines begin with `program` (static); the log level is
+ * info unless TASKRT_LOG says otherwise. Once in a process. DSM_ENOMEM, DSM_ESYS.
+ */
+int daemon_start(const char *program, struct dsm_loop **loop_p);
+/* --token-file was given: there is no use for it yet. */
+void daemon_token_file(const char *path);
+
+#endif

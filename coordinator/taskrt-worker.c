@@ -1,0 +1,141 @@
+/* taskrt-worker: offers this machine's processors to a coordinator. */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../dsm/base/log.h"
+#include "daemon.h"
+#include "options.h"
+#include "uplink.h"
+
+#define SLOTS_MAX 4096
+
+static const char *coordinator, *token_file, *shown_name;
+static uint64_t n_slots, wait_ms = 30000;
+static int once;
+
+static const struct opt opts[] = {
+    {"--coordinator", "-c", "HOST:PORT", "where to join (default: "
+                                         "TASKRT_COORDINATOR)",
+        OPT_TEXT, &coordinator, 0, 0},
+    {"--slots", "-n", "N", "tasks that run at a time (default: the "
+                           "processors this process may use)",
+        OPT_NUMBER, &n_slots, 1, SLOTS_MAX},
+    {"--name", NULL, "NAME", "shown in reports (default: the host name)",
+        OPT_TEXT, &shown_name, 0, 0},
+    {"--token-file", NULL, "FILE", "not used by this version",
+        OPT_TEXT, &token_file, 0, 0},
+    {"--wait", NULL, "SECONDS", "how long to try to join at the start "
+                                "(default 30)",
+        OPT_SECONDS, &wait_ms, 0, 0},
+    {"--once", NULL, NULL, "end when the coordinator is gone, instead of "
+                           "joining again",
+        OPT_FLAG, &once, 0, 0},
+    {"--version", "-V", NULL, "print the version", OPT_VERSION, NULL, 0, 0},
+    {"--help", "-h", NULL, "print this", OPT_HELP, NULL, 0, 0},
+    {NULL, NULL, NULL, NULL, OPT_FLAG, NULL, 0, 0},
+};
+
+static const struct opt_command command = {
+    .name = "taskrt-worker",
+    .usage = "--coordinator HOST:PORT [OPTIONS]",
+    .about = "Runs tasks of any program that has joined the coordinator.",
+    .opts = opts,
+};
+
+/* Processors this process may use: at least 1. */
+static unsigned
+count_cpus(void)
+{
+	/* cpu_set_t ends at 1024 CPUs; a larger machine says EINVAL. */
+	for (int n = CPU_SETSIZE; n <= 1 << 16; n *= 2) {
+		cpu_set_t *set = CPU_ALLOC((size_t)n);
+		size_t size = CPU_ALLOC_SIZE((size_t)n);
+		int count = 0;
+
+		if (set != NULL && sched_getaffinity(0, size, set) == 0)
+			count = CPU_COUNT_S(size, set);
+		CPU_FREE(set);
+		if (count > 0)
+			return count < SLOTS_MAX ? (unsigned)count : SLOTS_MAX;
+	}
+	return 1;
+}
+
+/* 0, or the exit status. */
+static int
+check_coordinator(void)
+{
+	struct dsm_error e = {0};
+
+	if (coordinator == NULL)
+		coordinator = getenv("TASKRT_COORDINATOR");
+	if (coordinator == NULL || *coordinator == '\0')
+		return opt_wrong(&command, "--coordinator HOST:PORT is needed");
+	/* A name that cannot be resolved yet is tried again later. */
+	if (dsm__tcp_is_loopback(coordinator, &e) == DSM_EINVAL)
+		return opt_wrong(&command, "--coordinator: %s", e.text);
+	if (strlen(coordinator) >= DSM_ADDR_MAX)
+		return opt_wrong(&command, "--coordinator: the name is too "
+		                           "long");
+	return 0;
+}
+
+static int
+work(struct dsm_loop *loop, struct uplink *up)
+{
+	const struct worker_params p = {
+	    .n_slots = (unsigned)n_slots,
+	    .up = uplink_link(up),
+	    .heap_fd = -1,
+	    .relay = coordinator,
+	};
+	struct dsm_error e = {0};
+	struct worker *w;
+
+	if (worker_create(loop, &p, &w, &e) != DSM_OK) {
+		log_error("%s", e.text);
+		return 1;
+	}
+	uplink_start(up, w, p.n_slots);
+	dsm__loop_run(loop);
+	uplink_stop(up);
+	worker_destroy(w);
+	return uplink_status(up);
+}
+
+int
+main(int argc, char **argv)
+{
+	struct uplink_params p = {0};
+	struct dsm_loop *loop;
+	struct uplink *up;
+	int status, err;
+
+	if (opt_parse(&command, argc, argv, &status) < 0)
+		return status;
+	status = check_coordinator();
+	if (status != 0)
+		return status;
+	if (n_slots == 0)
+		n_slots = count_cpus();
+	p = (struct uplink_params){coordinator, shown_name, wait_ms, once};
+	err = daemon_start(command.name, &loop);
+	if (err != DSM_OK) {
+		log_error("cannot start: %s", dsm__strerror(err));
+		return 1;
+	}
+	if (token_file != NULL)
+		daemon_token_file(token_file);
+	err = uplink_create(loop, &p, &up);
+	if (err != DSM_OK) {
+		log_error("cannot start: %s", dsm__strerror(err));
+		dsm__loop_destroy(loop);
+		return 1;
+	}
+	status = work(loop, up);
+	dsm__loop_destroy(loop);
+	uplink_free(up);
+	return status;
+}
