@@ -1,0 +1,89 @@
+/*
+ * What the client library is told from outside: the environment's TASKRT_… names
+ * and taskrt_init's arguments. taskrt_init beats the environment beats the
+ * default; every value remembers where it came from, for `taskrt info` and for
+ * error messages.
+ */
+#ifndef TASKRT_CLIENT_CONFIG_H
+#define TASKRT_CLIENT_CONFIG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../../dsm/base/status.h"
+
+/* X(KEY, name, environment name or NULL, help) */
+#define TASKRT__SETTINGS(X)                                                    \
+	X(COORDINATOR, "coordinator", "TASKRT_COORDINATOR",                                   \
+	    "HOST:PORT of the coordinator; empty: this machine alone")         \
+	X(TOKEN_FILE, "token_file", "TASKRT_TOKEN_FILE", "file with the shared secret")      \
+	X(SLOTS, "slots", "TASKRT_SLOTS", "processes used without a coordinator")       \
+	X(TRANSPORT, "transport", "TASKRT_TRANSPORT", "auto, shm, tcp, verbs")              \
+	X(CHECK, "check", "TASKRT_CHECK",                                               \
+	    "chunks: a chunk of a loop is one writer; iterations: each is")    \
+	X(STAT, "stat", "TASKRT_STAT", "1: counters on stderr at exit")                \
+	X(LOG, "log", "TASKRT_LOG", "error, warn, info, debug, trace")                \
+	X(WAIT, "wait", "TASKRT_WAIT",                                                 \
+	    "seconds to wait for the coordinator and a first worker")          \
+	X(HEAP_SIZE, "heap_size", NULL, "bytes of address space for dsm_malloc")
+
+enum taskrt__setting {
+#define X(key, name, env, help) TASKRT__SET_##key,
+	TASKRT__SETTINGS(X)
+#undef X
+	TASKRT__N_SETTINGS,
+};
+
+enum taskrt__origin {
+	TASKRT__FROM_DEFAULT,
+	TASKRT__FROM_ENVIRONMENT,
+	TASKRT__FROM_INIT, /* taskrt_init */
+};
+
+enum taskrt__transport {
+	TASKRT__TRANSPORT_AUTO,
+	TASKRT__TRANSPORT_SHM,
+	TASKRT__TRANSPORT_TCP,
+	TASKRT__TRANSPORT_VERBS,
+};
+
+#define TASKRT__HEAP_SIZE (UINT64_C(256) << 30)
+#define TASKRT__SLOTS_MAX 4096u
+
+struct taskrt__config {
+	char coordinator[320]; /* "": embedded */
+	char token_file[4096]; /* "": none */
+	unsigned slots;
+	enum taskrt__transport transport;
+	int check_iterations;
+	int stat;
+	char log[16];
+	uint64_t wait_ms;
+	uint64_t heap_size;
+	enum taskrt__origin origin[TASKRT__N_SETTINGS];
+};
+
+struct taskrt_config;
+
+/*
+ * Fill in *c. given may be NULL; env as environ. Unknown TASKRT_… names get one
+ * warning line. DSM_EINVAL with e: a value that means nothing, named with its
+ * origin and what was expected; *c is then unspecified.
+ */
+int taskrt__config_load(struct taskrt__config *c,
+    const struct taskrt_config *given, char *const *env, struct dsm_error *e);
+
+/* For `taskrt info`. */
+const char *taskrt__config_name(enum taskrt__setting key); /* "slots" */
+const char *taskrt__config_env(enum taskrt__setting key);  /* NULL: none */
+const char *taskrt__config_help(enum taskrt__setting key);
+/* The value as text, cut at size - 1. Returns buf. */
+char *taskrt__config_value(const struct taskrt__config *c,
+    enum taskrt__setting key, char *buf, size_t size);
+const char *taskrt__config_origin(const struct taskrt__config *c,
+    enum taskrt__setting key); /* "default", "environment", "taskrt_init" */
+
+/* CPUs this process may use: at least 1. */
+unsigned taskrt__config_cpus(void);
+
+#endif

@@ -1,0 +1,66 @@
+/* The launching thread's registers that a task starts with; one place for what
+ * differs between architectures. */
+#include "context.h"
+
+#include <sys/resource.h>
+
+#include "../../dsm/base/page.h"
+#include "../../dsm/heap/map.h"
+
+#define STACK_DEFAULT (UINT64_C(8) << 20)
+#define STACK_MIN (UINT64_C(256) << 10)
+#define STACK_MAX (UINT64_C(1) << 30)
+
+#if defined(__x86_64__)
+
+static void
+capture_registers(struct taskrt__context *c)
+{
+	uint16_t cw;
+
+	__asm__ volatile("stmxcsr %0" : "=m"(c->mxcsr));
+	__asm__ volatile("fnstcw %0" : "=m"(cw));
+	c->fpucw = cw;
+	__asm__ volatile("mov %%fs:0, %0" : "=r"(c->tp));
+}
+
+#elif defined(__aarch64__)
+
+static void
+capture_registers(struct taskrt__context *c)
+{
+	uint64_t fpcr;
+
+	__asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
+	c->mxcsr = (uint32_t)fpcr;
+	c->fpucw = 0;
+	__asm__ volatile("mrs %0, tpidr_el0" : "=r"(c->tp));
+}
+
+#else
+#error "taskrt: unknown architecture"
+#endif
+
+/* A task gets as much stack as the main thread may have, within reason. */
+static uint64_t
+stack_size(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_STACK, &limit) != 0 ||
+	    limit.rlim_cur == RLIM_INFINITY)
+		return STACK_DEFAULT;
+	if (limit.rlim_cur < STACK_MIN)
+		return STACK_MIN;
+	if (limit.rlim_cur > STACK_MAX)
+		return STACK_MAX;
+	return dsm__page_up(limit.rlim_cur);
+}
+
+void
+taskrt__context_capture(struct taskrt__context *c)
+{
+	capture_registers(c);
+	dsm__map_tls(&c->tls_start, &c->tls_end);
+	c->stack_size = stack_size();
+}

@@ -1,0 +1,146 @@
+/*
+ * The data listener: slots of other machines (or of this one, when data links go
+ * over TCP) connect here. It listens before HELLO, because HELLO has its address,
+ * and accepts only after WELCOME, which says whether it may.
+ */
+#include "serveconn.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../../dsm/base/log.h"
+
+#define STRANGERS_MAX 64      /* connections that have not said HELLO */
+#define FULL_PAUSE_MS 100     /* when no descriptor is left */
+
+struct taskrt__listener {
+	struct taskrt__session *session;
+	uv_poll_t poll;
+	uv_timer_t again; /* polls again after a pause */
+	int fd;
+	unsigned n_open; /* of the two handles */
+};
+
+static void on_connection(uv_poll_t *poll, int status, int events);
+
+static void
+start_polling(struct taskrt__listener *l)
+{
+	dsm__loop_uv(l->session->loop);
+	uv_poll_start(&l->poll, UV_READABLE, on_connection);
+}
+
+static void
+on_again(uv_timer_t *timer)
+{
+	start_polling(timer->data);
+}
+
+static void
+pause_polling(struct taskrt__listener *l)
+{
+	dsm__loop_uv(l->session->loop);
+	uv_poll_stop(&l->poll);
+	uv_timer_start(&l->again, on_again, FULL_PAUSE_MS, 0);
+}
+
+static void
+serve(struct taskrt__session *s, int fd)
+{
+	struct dsm_conn *conn;
+	int err;
+
+	if (taskrt__serveconn_strangers(s) >= STRANGERS_MAX) {
+		close(fd);
+		return;
+	}
+	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
+	if (err == DSM_OK)
+		err = taskrt__serveconn_start(s, conn, NULL, 0, NULL);
+	if (err != DSM_OK)
+		log_warn("data link not served: %s", dsm__strerror(err));
+}
+
+static void
+on_connection(uv_poll_t *poll, int status, int events)
+{
+	struct taskrt__listener *l = poll->data;
+	int fd, err;
+
+	(void)status;
+	(void)events;
+	while ((err = dsm__tcp_accept(l->fd, &fd)) == DSM_OK)
+		serve(l->session, fd);
+	if (err == DSM_EAGAIN)
+		return;
+	log_warn("cannot accept data links: %s", strerror(errno));
+	pause_polling(l);
+}
+
+int
+taskrt__listener_start(struct taskrt__session *s, const char *addr,
+    char addr_p[DSM_ADDR_MAX], struct dsm_error *e)
+{
+	struct taskrt__listener *l = calloc(1, sizeof(*l));
+	int err;
+
+	if (l == NULL)
+		return dsm__fail(e, DSM_ENOMEM, "out of memory");
+	err = dsm__tcp_listen(addr, addr_p, &l->fd, e);
+	if (err != DSM_OK) {
+		free(l);
+		return err;
+	}
+	uv_loop_t *uv = dsm__loop_uv(s->loop);
+	if (uv_poll_init(uv, &l->poll, l->fd) != 0) {
+		close(l->fd);
+		free(l);
+		return dsm__fail(e, DSM_ESYS, "cannot poll a listening socket");
+	}
+	uv_timer_init(uv, &l->again);
+	l->session = s;
+	l->poll.data = l;
+	l->again.data = l;
+	l->n_open = 2;
+	s->listener = l;
+	return DSM_OK;
+}
+
+void
+taskrt__listener_accept(struct taskrt__session *s)
+{
+	start_polling(s->listener);
+}
+
+static void
+on_closed(uv_handle_t *h)
+{
+	struct taskrt__listener *l = h->data;
+
+	l->session->n_uv_closing--;
+	if (--l->n_open == 0)
+		free(l);
+}
+
+void
+taskrt__listener_stop(struct taskrt__session *s)
+{
+	struct taskrt__listener *l = s->listener;
+
+	if (l == NULL)
+		return;
+	s->listener = NULL;
+	s->n_uv_closing += 2;
+	dsm__loop_uv(s->loop);
+	uv_close((uv_handle_t *)&l->poll, on_closed);
+	uv_close((uv_handle_t *)&l->again, on_closed);
+	close(l->fd);
+}
+
+int
+taskrt__listener_fd(const struct taskrt__session *s)
+{
+	return s->listener != NULL ? s->listener->fd : -1;
+}

@@ -1,0 +1,738 @@
+/* Runs: launch, verdict, commit, report. */
+#include "run.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../dsm/base/clock.h"
+#include "../../dsm/base/log.h"
+#include "../../dsm/heap/heap.h"
+#include "client.h"
+#include "context.h"
+#include "serveconn.h"
+#include "taskpage.h"
+
+/* Pages that changed outside the heap are sent along up to this; more are
+ * dropped instead, and fetched by those who need them. */
+#define UPDATES_MAX (UINT64_C(16) << 20)
+#define CLIENT_RACES_MAX 16
+
+/* --- launch --- */
+
+static void
+free_run(struct taskrt_run *run)
+{
+	if (run->stage != NULL)
+		dsm__stage_destroy(run->stage);
+	dsm__wbuf_fini(&run->verdict);
+	taskrt__report_free(run->report);
+	dsm_free(run->tasks);
+	free(run->name);
+	free(run);
+}
+
+static struct taskrt_run *
+new_run(const struct taskrt__job *job, const struct taskrt_options *opt)
+{
+	struct taskrt_run *run = calloc(1, sizeof(*run));
+	const char *name = opt->name != NULL ? opt->name : "";
+
+	if (run == NULL)
+		return NULL;
+	run->job = *job;
+	run->keep_partial = opt->keep_partial != 0;
+	run->name = strdup(name);
+	if (run->name == NULL || dsm__stage_create(&run->stage) != DSM_OK) {
+		free(run->name);
+		free(run);
+		return NULL;
+	}
+	return run;
+}
+
+/*
+ * The program may change tasks[] as soon as taskrt_start has returned. In the
+ * heap slots see it as it was; from anywhere else it is copied there.
+ */
+static int
+keep_tasks(struct taskrt_run *run)
+{
+	size_t len = (run->job.end - run->job.begin) *
+	    sizeof(struct taskrt_task);
+	const void *tasks = (const void *)(uintptr_t)run->job.ctx;
+
+	if (!run->job.async || run->job.mode != DSM_MODE_TASKS ||
+	    dsm__heap_has(tasks))
+		return DSM_OK;
+	run->tasks = dsm_malloc(len);
+	if (run->tasks == NULL)
+		return DSM_ENOMEM;
+	memcpy(run->tasks, tasks, len);
+	run->job.ctx = (uintptr_t)run->tasks;
+	return DSM_OK;
+}
+
+/* What RUN carries besides numbers; the message borrows it. */
+struct launch {
+	struct dsm_extents drops, updates;
+	struct dsm_wbuf pages, packed_ranges, packed_drops, packed_updates;
+	uint32_t n_ranges;
+	uint64_t version;
+};
+
+static void
+launch_fini(struct launch *l)
+{
+	dsm__extents_fini(&l->drops);
+	dsm__extents_fini(&l->updates);
+	dsm__wbuf_fini(&l->pages);
+	dsm__wbuf_fini(&l->packed_ranges);
+	dsm__wbuf_fini(&l->packed_drops);
+	dsm__wbuf_fini(&l->packed_updates);
+}
+
+/*
+ * Freeze the program's memory as the tasks will see it. The drive lock keeps
+ * the page server still meanwhile.
+ */
+static int
+freeze(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
+    struct dsm_error *e)
+{
+	struct dsm_heap *h = s->heap;
+	uint64_t n_folded = 0;
+	int err = DSM_OK;
+
+	if (s->sent_version == UINT64_MAX || dsm__map_stale(h->map)) {
+		err = taskrt__session_refresh_map(s, e);
+		if (err != DSM_OK)
+			return err;
+	}
+	dsm__heap_lock(h);
+	const struct dsm_freeze f = {
+	    .used = dsm__heap_used(h),
+	    .exclusive = run->exclusive,
+	    .changed = &s->changed,
+	    .n_folded = &n_folded,
+	};
+	err = dsm__views_freeze(h->views, &f, e);
+	if (err == DSM_OK) {
+		err = dsm__server_launch(s->server, &s->changed, &l->drops,
+		    &l->updates, &l->pages);
+		if (err != DSM_OK)
+			dsm__fail(e, err,
+			    "cannot find what changed since the last run: %s",
+			    dsm__strerror(err));
+	}
+	if (err == DSM_OK) {
+		s->changed.n = 0;
+		dsm__heap_run_begin(h);
+		run->counters.pages_folded = n_folded;
+	}
+	dsm__heap_unlock(h);
+	return err;
+}
+
+static int
+pack_extents(const struct dsm_extents *x, struct dsm_wbuf *w, uint64_t *n_p)
+{
+	int err = DSM_OK;
+
+	for (size_t i = 0; i < x->n && err == DSM_OK; i++) {
+		const struct dsm_rec_extent rec = {
+		    .start = x->v[i].start,
+		    .n_pages = x->v[i].n_pages,
+		};
+		err = dsm__pack_extent(w, &rec);
+		*n_p += x->v[i].n_pages;
+	}
+	return err;
+}
+
+static int
+pack_launch(struct taskrt__session *s, struct taskrt_run *run,
+    struct launch *l)
+{
+	int err = DSM_OK;
+
+	if (l->pages.len > UPDATES_MAX) {
+		for (size_t i = 0; i < l->updates.n && err == DSM_OK; i++)
+			err = dsm__extents_add(&l->drops,
+			    l->updates.v[i].start, l->updates.v[i].n_pages);
+		l->updates.n = 0;
+		dsm__wbuf_reset(&l->pages);
+	}
+	if (err == DSM_OK)
+		err = pack_extents(&l->drops, &l->packed_drops,
+		    &run->counters.pages_dropped);
+	if (err == DSM_OK)
+		err = pack_extents(&l->updates, &l->packed_updates,
+		    &run->counters.pages_updated);
+	if (err == DSM_OK)
+		err = taskrt__session_pack_ranges(s, s->sent_version,
+		    &l->packed_ranges, &l->n_ranges, &l->version);
+	return err;
+}
+
+static uint32_t
+run_flags(const struct taskrt_options *opt,
+    const struct taskrt__config *config)
+{
+	return (opt->keep_partial ? DSM_RUN_KEEP_PARTIAL : 0) |
+	    (opt->fail_fast ? DSM_RUN_FAIL_FAST : 0) |
+	    (config->check_iterations ? DSM_RUN_ISOLATE : 0);
+}
+
+static int
+send_run(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
+    const struct taskrt_options *opt, const struct taskrt__context *context,
+    struct dsm_error *e)
+{
+	struct dsm_msg_run m = {
+	    .session = s->id,
+	    .run = run->id,
+	    .mode = run->job.mode,
+	    .flags = run_flags(opt, s->config),
+	    .fn = run->job.fn,
+	    .ctx = run->job.ctx,
+	    .begin = run->job.begin,
+	    .end = run->job.end,
+	    .chunk = opt->chunk,
+	    .max_slots = opt->max_slots,
+	    .timeout_ms = opt->timeout_ms,
+	    .retries = opt->retries,
+	    .mxcsr = context->mxcsr,
+	    .fpucw = context->fpucw,
+	    .tp = context->tp,
+	    .tls_start = context->tls_start,
+	    .tls_end = context->tls_end,
+	    .task_page = (uintptr_t)&taskrt__task_page,
+	    .stack_size = context->stack_size,
+	    .name = dsm__str(run->name),
+	    .ranges = {l->packed_ranges.ptr, l->n_ranges},
+	    .drops = {l->packed_drops.ptr, (uint32_t)l->drops.n},
+	    .updates = {l->packed_updates.ptr, (uint32_t)l->updates.n},
+	    .pages = {l->pages.ptr, (uint32_t)l->pages.len},
+	};
+	struct dsm_wbuf w = {0};
+
+	if (l->version != s->sent_version)
+		m.flags |= DSM_RUN_RANGES;
+	int err = dsm__encode_run(&w, &m);
+	if (err == DSM_OK && w.len > DSM_FRAME_MAX)
+		err = DSM_ENOSPC;
+	if (err != DSM_OK)
+		dsm__fail(e, err, "cannot describe the launch in a message of "
+		    "%zu bytes: %s",
+		    w.len, dsm__strerror(err));
+	taskrt__session_send(s, DSM_MSG_RUN, &w, err);
+	s->sent_version = l->version;
+	return err;
+}
+
+/* Drive lock held. */
+static int
+launch_locked(struct taskrt__session *s, struct taskrt_run *run,
+    const struct taskrt_options *opt, struct dsm_error *e)
+{
+	struct taskrt__context context;
+	struct launch l = {0};
+
+	taskrt__context_capture(&context);
+	taskrt__stagemap_trim(s);
+	int err = freeze(s, run, &l, e);
+	if (err != DSM_OK)
+		goto fini_launch;
+	err = pack_launch(s, run, &l);
+	if (err != DSM_OK) {
+		dsm__fail(e, err, "cannot describe the launch: %s",
+		    dsm__strerror(err));
+		/* What was found to have changed is lost with it. */
+		taskrt__session_lose(s, err, "%s", e->text);
+		goto end_run;
+	}
+	run->id = ++s->last_run;
+	s->run = run;
+	run->session = s;
+	run->counters.fold_ns = dsm__now() - run->launched;
+	err = send_run(s, run, &l, opt, &context, e);
+	if (err == DSM_OK)
+		goto fini_launch;
+	s->run = NULL;
+	run->session = NULL;
+end_run:
+	dsm__heap_lock(s->heap);
+	dsm__heap_run_end(s->heap);
+	dsm__heap_unlock(s->heap);
+fini_launch:
+	launch_fini(&l);
+	return err;
+}
+
+/* run_lock held. */
+static int
+launch(struct taskrt__client *c, struct taskrt_run *run,
+    const struct taskrt_options *opt, struct dsm_error *e)
+{
+	struct taskrt__session *s;
+	int err = taskrt__client_session(c, &s, e);
+
+	if (err != DSM_OK)
+		return err;
+	if (keep_tasks(run) != DSM_OK)
+		return dsm__fail(e, DSM_ENOMEM,
+		    "out of memory for a copy of the task array");
+	run->launched = dsm__now();
+	taskrt__progress_start(&run->progress, run->launched);
+	run->exclusive = taskrt__threads_exclusive(&c->threads);
+	dsm__loop_lock(s->loop);
+	if (s->state == TASKRT__LOST)
+		err = dsm__fail(e, s->why.code, "%s", s->why.text);
+	else
+		err = launch_locked(s, run, opt, e);
+	dsm__loop_unlock(s->loop);
+	if (err == DSM_OK)
+		c->run = run;
+	return err;
+}
+
+int
+taskrt__run_launch(const struct taskrt__job *job,
+    const struct taskrt_options *opt, struct taskrt_run **run_p)
+{
+	static const struct taskrt_options defaults;
+	struct taskrt__client *c = taskrt__client_default();
+	struct dsm_error e = {0};
+	int err = DSM_OK;
+
+	if (taskrt__in_task())
+		return taskrt__report_fail(TASKRT_EINVAL,
+		    "a task tried to launch tasks: nested runs are not "
+		    "possible in this version");
+	if (opt == NULL)
+		opt = &defaults;
+	struct taskrt_run *run = new_run(job, opt);
+	if (run == NULL)
+		return taskrt__report_fail(TASKRT_ENOMEM,
+		    "out of memory for a run");
+	pthread_mutex_lock(&c->run_lock);
+	if (c->run != NULL)
+		taskrt__run_finish(c);
+	if (job->begin == job->end)
+		run->finished = 1;
+	else
+		err = launch(c, run, opt, &e);
+	pthread_mutex_unlock(&c->run_lock);
+	if (err != DSM_OK) {
+		free_run(run);
+		return taskrt__report_error(&e);
+	}
+	*run_p = run;
+	return TASKRT_OK;
+}
+
+/* --- from the session --- */
+
+static void
+end(struct taskrt_run *run)
+{
+	run->over = 1;
+	if (run->session->run == run)
+		run->session->run = NULL;
+	taskrt__progress_end(&run->progress);
+	dsm__loop_kick(run->session->loop);
+}
+
+int
+taskrt__run_verdict(struct taskrt_run *run, const uint8_t *body, uint32_t len)
+{
+	int err = dsm__wbuf_put(&run->verdict, body, len);
+
+	if (err == DSM_OK)
+		end(run);
+	return err;
+}
+
+void
+taskrt__run_end(struct taskrt_run *run, const struct dsm_error *why)
+{
+	run->lost = *why;
+	end(run);
+}
+
+void
+taskrt__run_progress(struct taskrt_run *run, const struct dsm_msg_progress *m)
+{
+	taskrt__progress_show(&run->progress, run->name, m->done, m->total,
+	    m->slots);
+}
+
+int
+taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
+    const uint8_t *staged)
+{
+	int last = (m->flags & DSM_WRITES_LAST) != 0;
+	int err;
+
+	if (staged != NULL)
+		err = dsm__stage_add_borrowed(run->stage, m->attempt, m->part,
+		    last, staged, m->staged_len);
+	else
+		err = dsm__stage_add(run->stage, m->attempt, m->part, last,
+		    m->packed.ptr, m->packed.len);
+	if (err != DSM_OK || !last)
+		return err;
+	const struct dsm_msg_stored stored = {
+	    .run = m->run,
+	    .attempt = m->attempt,
+	};
+	struct dsm_wbuf w = {0};
+	err = dsm__encode_stored(&w, &stored);
+	taskrt__session_send(run->session, DSM_MSG_STORED, &w, err);
+	return DSM_OK;
+}
+
+/* --- the end --- */
+
+/* What finish works on. */
+struct outcome {
+	struct dsm_error error; /* code 0: all is well */
+	struct dsm_msg_verdict verdict;
+	struct taskrt_race client_races[CLIENT_RACES_MAX];
+	size_t n_client_races;
+};
+
+/* Attempts whose write sets are committed: those accepted that wrote. */
+static int
+accepted_ids(const struct taskrt_run *run, const struct dsm_array *accepted,
+    uint64_t **ids_p, size_t *n_p)
+{
+	uint64_t *ids = malloc((accepted->n + 1) * sizeof(*ids));
+	size_t n = 0;
+
+	if (ids == NULL)
+		return DSM_ENOMEM;
+	for (uint32_t i = 0; i < accepted->n; i++) {
+		struct dsm_rec_attempt rec;
+		int err = dsm__unpack_attempt(accepted, i, &rec);
+
+		if (err != DSM_OK) {
+			free(ids);
+			return err;
+		}
+		if (dsm__stage_whole(run->stage, rec.id))
+			ids[n++] = rec.id;
+	}
+	*ids_p = ids;
+	*n_p = n;
+	return DSM_OK;
+}
+
+/*
+ * Which task an attempt was. The verdict lists attempts in the order of their
+ * tasks, but not their sizes: known only when each was one task.
+ */
+static size_t
+task_of(const struct taskrt_run *run, const struct dsm_array *accepted,
+    uint64_t attempt)
+{
+	struct dsm_rec_attempt rec;
+
+	if (accepted->n != run->job.end - run->job.begin)
+		return TASKRT_CLIENT;
+	for (uint32_t i = 0; i < accepted->n; i++)
+		if (dsm__unpack_attempt(accepted, i, &rec) == DSM_OK &&
+		    rec.id == attempt)
+			return run->job.begin + i;
+	return TASKRT_CLIENT;
+}
+
+static void
+note_client_races(struct taskrt_run *run, struct outcome *o,
+    const struct dsm_client_race *races, size_t n)
+{
+	if (n > CLIENT_RACES_MAX)
+		n = CLIENT_RACES_MAX;
+	for (size_t i = 0; i < n; i++)
+		o->client_races[i] = (struct taskrt_race){
+		    .task_a =
+			task_of(run, &o->verdict.accepted, races[i].attempt),
+		    .task_b = TASKRT_CLIENT,
+		    .addr = (void *)(uintptr_t)races[i].addr,
+		    .len = races[i].len,
+		};
+	o->n_client_races = n;
+	o->error.code = DSM_ERACE;
+	o->error.text[0] = '\0'; /* the report makes one of the races */
+}
+
+/* Heap lock held. */
+static int
+apply(struct taskrt_run *run, struct outcome *o, const uint64_t *ids, size_t n,
+    struct dsm_error *e)
+{
+	struct taskrt__session *s = run->session;
+	struct dsm_client_race races[CLIENT_RACES_MAX];
+	size_t n_races = 0;
+	struct dsm_extents changed = {0};
+	struct dsm_commit_stats stats = {0};
+	/* Nobody but us can have written when nobody else runs. */
+	int look = run->job.async || !run->exclusive;
+
+	int err = dsm__stage_commit(run->stage, s->heap->map, s->heap->views,
+	    ids, n, look ? races : NULL, look ? CLIENT_RACES_MAX : 0, &n_races,
+	    &changed, &stats, e);
+	if (err == DSM_ERACE)
+		note_client_races(run, o, races, n_races);
+	else if (err == DSM_OK && dsm__heap_adopt(s->heap, &changed) != DSM_OK)
+		log_warn("out of memory: blocks that tasks allocated cannot be "
+			 "freed");
+	/* Also after a failure: too many dropped pages do no harm. */
+	for (size_t i = 0; i < changed.n; i++)
+		if (dsm__extents_push(&s->changed, changed.v[i].start,
+			changed.v[i].n_pages) != DSM_OK)
+			taskrt__session_lose(s, DSM_ENOMEM, "out of memory");
+	dsm__extents_normalise(&s->changed);
+	dsm__extents_fini(&changed);
+	return err;
+}
+
+static void
+commit(struct taskrt_run *run, struct outcome *o)
+{
+	uint64_t started = dsm__now();
+	struct dsm_error e = {0};
+	uint64_t *ids;
+	size_t n;
+
+	int err = accepted_ids(run, &o->verdict.accepted, &ids, &n);
+	if (err == DSM_OK) {
+		if (n > 0)
+			err = apply(run, o, ids, n, &e);
+		free(ids);
+	}
+	run->counters.commit_ns = dsm__now() - started;
+	if (err != DSM_OK && err != DSM_ERACE)
+		dsm__fail(&o->error, err,
+		    "nothing was committed: %s",
+		    e.text[0] != '\0' ? e.text : dsm__strerror(err));
+}
+
+/* Decode what came, or tell why nothing did. */
+static void
+read_verdict(struct taskrt_run *run, struct outcome *o)
+{
+	struct dsm_msg_verdict *v = &o->verdict;
+	struct dsm_counters counters = {0};
+
+	if (run->verdict.len == 0) {
+		o->error = run->lost;
+		return;
+	}
+	/* It was decoded once when it came. */
+	dsm__decode_verdict(run->verdict.ptr, run->verdict.len, v);
+	dsm__counters_unpack(v->counters, &counters);
+	dsm__counters_add(&run->counters, &counters);
+	if (v->code != 0) {
+		o->error.code =
+		    v->code < 1000 ? -(int)v->code : DSM_EPROTO;
+		dsm__str_copy(o->error.text, sizeof(o->error.text), v->text);
+	}
+}
+
+static void
+where(void *ctx, const void *addr, char *buf, size_t size)
+{
+	(void)ctx;
+	dsm__heap_describe(addr, buf, size);
+}
+
+static void
+make_report(struct taskrt_run *run, const struct outcome *o)
+{
+	const struct dsm_msg_verdict *v = &o->verdict;
+	struct taskrt__report_source src = {
+	    .error = taskrt__public_code(o->error.code),
+	    .text = o->error.text,
+	    .name = run->name,
+	    .failures = v->failures,
+	    .texts = v->texts,
+	    .n_races = v->n_races,
+	    .races = v->races,
+	    .client_races = o->client_races,
+	    .n_client_races = o->n_client_races,
+	    .counters = &run->counters,
+	    .where = where,
+	};
+
+	run->error = o->error;
+	int err = taskrt__report_make(&src, &run->report);
+	if (err != DSM_OK && o->error.code == DSM_OK)
+		log_warn("no report of a run: %s", dsm__strerror(err));
+}
+
+static int
+is_over(void *arg)
+{
+	const struct taskrt_run *run = arg;
+
+	return run->over;
+}
+
+void
+taskrt__run_finish(struct taskrt__client *c)
+{
+	struct taskrt_run *run = c->run;
+	struct taskrt__session *s = run->session;
+	struct outcome o = {0};
+
+	dsm__loop_lock(s->loop);
+	dsm__loop_drive(s->loop, is_over, run, DSM_FOREVER);
+	dsm__loop_unlock(s->loop);
+	read_verdict(run, &o);
+	dsm__heap_lock(s->heap);
+	if (run->verdict.len > 0 &&
+	    (o.error.code == DSM_OK ||
+		(run->keep_partial && o.error.code == DSM_ETASK)))
+		commit(run, &o);
+	dsm__heap_run_end(s->heap);
+	dsm__heap_unlock(s->heap);
+	run->counters.total_ns = dsm__now() - run->launched;
+	make_report(run, &o);
+	dsm__counters_add(&c->totals, &run->counters);
+	c->n_runs++;
+	/* Staged bytes may lie in staging files, which the next launch unmaps. */
+	dsm__stage_destroy(run->stage);
+	run->stage = NULL;
+	dsm__wbuf_fini(&run->verdict);
+	pthread_mutex_lock(&c->session_lock);
+	run->session = NULL;
+	pthread_mutex_unlock(&c->session_lock);
+	run->finished = 1;
+	c->run = NULL;
+}
+
+void
+taskrt__run_forget(struct taskrt_run *run, const char *why)
+{
+	run->session = NULL;
+	run->finished = 1;
+	dsm__fail(&run->error, DSM_ECONN, "%s", why);
+}
+
+/* --- taskrt.h --- */
+
+int
+taskrt_wait(struct taskrt_run *run)
+{
+	struct taskrt__client *c = taskrt__client_default();
+
+	if (taskrt__in_task())
+		return taskrt__report_fail(TASKRT_EINVAL,
+		    "taskrt_wait was called inside a task");
+	if (run == NULL)
+		return taskrt__report_fail(TASKRT_EINVAL,
+		    "taskrt_wait: run is NULL");
+	pthread_mutex_lock(&c->run_lock);
+	if (!run->finished)
+		taskrt__run_finish(c);
+	pthread_mutex_unlock(&c->run_lock);
+	int error = taskrt__public_code(run->error.code);
+	if (run->report == NULL && error != TASKRT_OK) {
+		taskrt__report_error(&run->error);
+	} else {
+		taskrt__report_give(run->report);
+		run->report = NULL;
+	}
+	free_run(run);
+	return error;
+}
+
+int
+taskrt_cancel(struct taskrt_run *run)
+{
+	struct taskrt__client *c = taskrt__client_default();
+	struct taskrt__session *s;
+
+	if (taskrt__in_task())
+		return taskrt__report_fail(TASKRT_EINVAL,
+		    "taskrt_cancel was called inside a task");
+	if (run == NULL)
+		return taskrt__report_fail(TASKRT_EINVAL,
+		    "taskrt_cancel: run is NULL");
+	pthread_mutex_lock(&c->session_lock);
+	s = run->session;
+	if (s != NULL && s == c->session) {
+		dsm__loop_lock(s->loop);
+		if (!run->over) {
+			const struct dsm_msg_cancel m = {
+			    .session = s->id,
+			    .run = run->id,
+			};
+			struct dsm_wbuf w = {0};
+			int err = dsm__encode_cancel(&w, &m);
+
+			taskrt__session_send(s, DSM_MSG_CANCEL, &w, err);
+		}
+		dsm__loop_unlock(s->loop);
+	}
+	pthread_mutex_unlock(&c->session_lock);
+	return TASKRT_OK;
+}
+
+int
+taskrt__run_whole(const struct taskrt__job *job,
+    const struct taskrt_options *opt)
+{
+	struct taskrt_run *run;
+	int err = taskrt__run_launch(job, opt, &run);
+
+	return err != TASKRT_OK ? err : taskrt_wait(run);
+}
+
+static int
+launch_tasks(const struct taskrt_task *tasks, size_t n, int async,
+    const char *call, const struct taskrt_options *opt,
+    struct taskrt_run **run_p)
+{
+	const struct taskrt__job job = {
+	    .mode = DSM_MODE_TASKS,
+	    .ctx = (uintptr_t)tasks,
+	    .end = n,
+	    .async = async,
+	};
+
+	if (tasks == NULL && n > 0)
+		return taskrt__report_fail(TASKRT_EINVAL,
+		    "%s: tasks is NULL but n is %zu", call, n);
+	if (n > SIZE_MAX / sizeof(*tasks))
+		return taskrt__report_fail(TASKRT_EINVAL,
+		    "%s: n is %zu, more than fit into memory", call, n);
+	return taskrt__run_launch(&job, opt, run_p);
+}
+
+int
+taskrt_run(const struct taskrt_task *tasks, size_t n,
+    const struct taskrt_options *opt)
+{
+	struct taskrt_run *run;
+	int err = launch_tasks(tasks, n, 0, "taskrt_run", opt, &run);
+
+	return err != TASKRT_OK ? err : taskrt_wait(run);
+}
+
+int
+taskrt_start(const struct taskrt_task *tasks, size_t n,
+    const struct taskrt_options *opt, struct taskrt_run **run_p)
+{
+	struct taskrt_run *run;
+
+	if (run_p == NULL)
+		return taskrt__report_fail(TASKRT_EINVAL,
+		    "taskrt_start: run_p is NULL");
+	int err = launch_tasks(tasks, n, 1, "taskrt_start", opt, &run);
+	if (err == TASKRT_OK)
+		*run_p = run;
+	return err;
+}

@@ -1,0 +1,396 @@
+/* One data link: READ, ASK and WRITES of a slot. */
+#include "serveconn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../../dsm/base/log.h"
+#include "run.h"
+
+/* Address space for one staging file; only what is there costs memory. */
+#define STAGE_SIZE (UINT64_C(64) << 30)
+
+struct taskrt__serveconn {
+	TAILQ_ENTRY(taskrt__serveconn) link;
+	struct taskrt__session *session;
+	struct dsm_handle *handle;
+	struct taskrt__stagemap *stage; /* NULL: bytes come in messages */
+	int known; /* HELLO was good, or we made the link ourselves */
+};
+
+/* --- staging files --- */
+
+int
+taskrt__stagemap_create(struct taskrt__session *s, int fd,
+    struct taskrt__stagemap **m_p)
+{
+	struct taskrt__stagemap *m = calloc(1, sizeof(*m));
+	int err = DSM_ENOMEM;
+
+	if (m == NULL)
+		return DSM_ENOMEM;
+	m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (m->fd < 0) {
+		err = DSM_ESYS;
+		goto free_map;
+	}
+	void *p = mmap(NULL, STAGE_SIZE, PROT_READ, MAP_SHARED | MAP_NORESERVE,
+	    m->fd, 0);
+	if (p == MAP_FAILED)
+		goto close_fd;
+	m->base = p;
+	err = dsm__map_exclude(s->heap->map, (uintptr_t)p,
+	    (uintptr_t)p + STAGE_SIZE);
+	if (err != DSM_OK)
+		goto unmap;
+	m->in_use = 1;
+	TAILQ_INSERT_TAIL(&s->stagemaps, m, link);
+	*m_p = m;
+	return DSM_OK;
+unmap:
+	munmap(p, STAGE_SIZE);
+close_fd:
+	close(m->fd);
+free_map:
+	free(m);
+	return err;
+}
+
+static void
+destroy_stagemap(struct taskrt__session *s, struct taskrt__stagemap *m)
+{
+	uintptr_t base = (uintptr_t)m->base;
+
+	TAILQ_REMOVE(&s->stagemaps, m, link);
+	munmap((void *)base, STAGE_SIZE);
+	dsm__map_unexclude(s->heap->map, base, base + STAGE_SIZE);
+	close(m->fd);
+	free(m);
+}
+
+void
+taskrt__stagemap_trim(struct taskrt__session *s)
+{
+	struct taskrt__stagemap *m, *next;
+
+	for (m = TAILQ_FIRST(&s->stagemaps); m != NULL; m = next) {
+		next = TAILQ_NEXT(m, link);
+		if (!m->in_use)
+			destroy_stagemap(s, m);
+	}
+}
+
+/* Bytes [off, off + len) of the file, or NULL when it does not have them. */
+static const uint8_t *
+staged_bytes(struct taskrt__stagemap *m, uint64_t off, uint64_t len)
+{
+	struct stat st;
+
+	if (off > STAGE_SIZE || len > STAGE_SIZE - off)
+		return NULL;
+	if (off + len > m->file_len) {
+		if (fstat(m->fd, &st) != 0 || st.st_size < 0)
+			return NULL;
+		m->file_len = (uint64_t)st.st_size;
+	}
+	return off + len <= m->file_len ? m->base + off : NULL;
+}
+
+/* --- the link --- */
+
+/* Tell the slot why, then close. */
+static void
+refuse(struct taskrt__serveconn *c, int code, const char *text)
+{
+	struct dsm_msg_refuse m = {
+	    .code = (uint32_t)-code,
+	    .text = dsm__str(text),
+	};
+	struct dsm_wbuf w = {0};
+
+	log_debug("data link of %s refused: %s",
+	    dsm__conn_peer(dsm__handle_conn(c->handle)), text);
+	if (dsm__encode_refuse(&w, &m) == DSM_OK)
+		taskrt__serveconn_send(c, DSM_MSG_REFUSE, &w);
+	dsm__wbuf_fini(&w);
+	taskrt__serveconn_close(c);
+}
+
+/* Time does not tell how much of the key was right. */
+static int
+is_our_key(const struct taskrt__session *s, struct dsm_blob key)
+{
+	uint8_t differ = 0;
+
+	if (key.len != s->key_len)
+		return 0;
+	for (uint32_t i = 0; i < key.len; i++)
+		differ |= key.ptr[i] ^ s->key[i];
+	return differ == 0;
+}
+
+static int
+send_welcome(struct taskrt__serveconn *c)
+{
+	struct dsm_msg_welcome m = {
+	    .version = DSM_VERSION,
+	    .session = c->session->id,
+	};
+	struct dsm_wbuf w = {0};
+	int err = dsm__encode_welcome(&w, &m);
+
+	if (err == DSM_OK)
+		err = taskrt__serveconn_send(c, DSM_MSG_WELCOME, &w);
+	dsm__wbuf_fini(&w);
+	return err;
+}
+
+static void
+on_hello(struct taskrt__serveconn *c, const struct dsm_frame *f)
+{
+	struct dsm_msg_hello m;
+	int err = dsm__decode_hello(f->body, f->len, &m);
+
+	if (err != DSM_OK || m.magic != DSM_MAGIC)
+		refuse(c, DSM_EPROTO, "not a taskrt peer");
+	else if (m.version != DSM_VERSION)
+		refuse(c, DSM_EVERSION, "the client speaks another version");
+	else if (m.role != DSM_ROLE_DATA || m.session != c->session->id ||
+	    !is_our_key(c->session, m.key))
+		refuse(c, DSM_EAUTH, "not a slot of this session");
+	else {
+		c->known = 1;
+		send_welcome(c);
+	}
+}
+
+static int
+on_read(struct taskrt__serveconn *c, const struct dsm_frame *f)
+{
+	struct taskrt__session *s = c->session;
+	struct dsm_msg_read m;
+	struct iovec iov[2];
+	uint8_t fixed[64];
+	struct dsm_wbuf w = {.ptr = fixed, .cap = sizeof(fixed)};
+	uint32_t n = 0;
+
+	_Static_assert(DSM_PAGES_FIXED <= sizeof(fixed),
+	    "encoded without allocating");
+	int err = dsm__decode_read(f->body, f->len, &m);
+	if (err != DSM_OK || m.n_pages == 0 || m.n_pages > DSM_READ_MAX ||
+	    (m.addr & DSM_PAGE_MASK) != 0)
+		return DSM_EPROTO;
+	err = dsm__server_read(s->server, m.addr, m.n_pages, &iov[1], &n);
+	if (err != DSM_OK) {
+		log_debug("READ of 0x%llx: %s", (unsigned long long)m.addr,
+		    dsm__strerror(err));
+		n = 0;
+	}
+	/* The contents are those of the last launch, whichever the slot meant:
+	 * a slot that is behind sees it by the run's number. */
+	struct dsm_msg_pages reply = {
+	    .run = s->last_run,
+	    .addr = m.addr,
+	    .n_pages = n,
+	};
+	err = dsm__encode_pages(&w, &reply);
+	if (err != DSM_OK)
+		return err;
+	iov[0] = (struct iovec){w.ptr, w.len};
+	iov[1].iov_len = n * DSM_PAGE;
+	return dsm__handle_send(c->handle, DSM_MSG_PAGES, f->tag, iov,
+	    n > 0 ? 2 : 1);
+}
+
+static int
+on_ask(struct taskrt__serveconn *c, const struct dsm_frame *f)
+{
+	struct taskrt__session *s = c->session;
+	struct dsm_wbuf table = {0}, w = {0};
+	struct dsm_msg_ranges reply = {0};
+	struct dsm_msg_ask m;
+	struct dsm_error e;
+	uint64_t version;
+
+	int err = dsm__decode_ask(f->body, f->len, &m);
+	if (err != DSM_OK)
+		return err;
+	if (taskrt__session_refresh_map(s, &e) != DSM_OK)
+		log_debug("%s", e.text); /* the old table is an answer too */
+	err = taskrt__session_pack_ranges(s, UINT64_MAX, &table,
+	    &reply.ranges.n, &version);
+	if (err == DSM_OK) {
+		reply.ranges.ptr = table.ptr;
+		err = dsm__encode_ranges(&w, &reply);
+	}
+	if (err == DSM_OK) {
+		struct iovec iov = {w.ptr, w.len};
+
+		err = dsm__handle_send(c->handle, DSM_MSG_RANGES, f->tag, &iov,
+		    1);
+	}
+	dsm__wbuf_fini(&table);
+	dsm__wbuf_fini(&w);
+	return err;
+}
+
+static int
+on_writes(struct taskrt__serveconn *c, const struct dsm_frame *f)
+{
+	const uint8_t *staged = NULL;
+	struct dsm_msg_writes m;
+
+	int err = dsm__decode_writes(f->body, f->len, &m);
+	if (err != DSM_OK)
+		return err;
+	if (m.staged_len > 0) {
+		if (c->stage == NULL)
+			return DSM_EPROTO;
+		staged = staged_bytes(c->stage, m.staged_off, m.staged_len);
+		if (staged == NULL)
+			return DSM_EPROTO;
+	}
+	/* Of a run that is over: late, and nobody waits for it. */
+	if (c->session->run == NULL || c->session->run->id != m.run)
+		return DSM_OK;
+	return taskrt__run_writes(c->session->run, &m, staged);
+}
+
+static void
+on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
+{
+	struct taskrt__serveconn *c = owner;
+	int err = DSM_OK;
+
+	(void)h;
+	if (f->type == DSM_MSG_HELLO) {
+		on_hello(c, f);
+		return;
+	}
+	if (f->type == DSM_MSG_REFUSE) { /* of a relay */
+		taskrt__serveconn_close(c);
+		return;
+	}
+	if (!c->known) {
+		refuse(c, DSM_EPROTO, "HELLO comes first");
+		return;
+	}
+	switch (f->type) {
+	case DSM_MSG_READ:
+		err = on_read(c, f);
+		break;
+	case DSM_MSG_ASK:
+		err = on_ask(c, f);
+		break;
+	case DSM_MSG_WRITES:
+		err = on_writes(c, f);
+		break;
+	default:
+		err = DSM_EPROTO;
+	}
+	/* A link that has failed is closed when its loss is told. */
+	if (err == DSM_OK ||
+	    dsm__conn_error(dsm__handle_conn(c->handle)) != DSM_OK)
+		return;
+	log_warn("data link of %s closed: %s: %s",
+	    dsm__conn_peer(dsm__handle_conn(c->handle)),
+	    dsm__msg_name(f->type), dsm__strerror(err));
+	taskrt__serveconn_close(c);
+}
+
+static void
+on_lost(void *owner, struct dsm_handle *h, int err)
+{
+	struct taskrt__serveconn *c = owner;
+
+	log_debug("data link of %s lost: %s",
+	    dsm__conn_peer(dsm__handle_conn(h)), dsm__strerror(err));
+	taskrt__serveconn_close(c);
+}
+
+static const struct dsm_handle_ops handle_ops = {on_frame, on_lost};
+
+int
+taskrt__serveconn_start(struct taskrt__session *s, struct dsm_conn *conn,
+    struct taskrt__stagemap *stage, int trusted,
+    struct taskrt__serveconn **c_p)
+{
+	struct taskrt__serveconn *c = calloc(1, sizeof(*c));
+	int err = DSM_ENOMEM;
+
+	if (c == NULL)
+		goto close_conn;
+	c->session = s;
+	c->stage = stage;
+	c->known = trusted;
+	err = dsm__loop_attach(s->loop, conn, &handle_ops, c, &c->handle);
+	if (err != DSM_OK)
+		goto free_link;
+	TAILQ_INSERT_TAIL(&s->serveconns, c, link);
+	if (c_p != NULL)
+		*c_p = c;
+	return DSM_OK;
+free_link:
+	free(c);
+close_conn:
+	dsm__conn_close(conn);
+	if (stage != NULL)
+		stage->in_use = 0;
+	return err;
+}
+
+int
+taskrt__serveconn_send(struct taskrt__serveconn *c, unsigned type,
+    const struct dsm_wbuf *w)
+{
+	struct iovec iov = {w->ptr, w->len};
+
+	return dsm__handle_send(c->handle, type, 0, &iov, 1);
+}
+
+void
+taskrt__serveconn_close(struct taskrt__serveconn *c)
+{
+	TAILQ_REMOVE(&c->session->serveconns, c, link);
+	dsm__handle_close(c->handle);
+	if (c->stage != NULL)
+		c->stage->in_use = 0;
+	free(c);
+}
+
+void
+taskrt__serveconn_close_all(struct taskrt__session *s)
+{
+	while (!TAILQ_EMPTY(&s->serveconns))
+		taskrt__serveconn_close(TAILQ_FIRST(&s->serveconns));
+}
+
+unsigned
+taskrt__serveconn_strangers(const struct taskrt__session *s)
+{
+	const struct taskrt__serveconn *c;
+	unsigned n = 0;
+
+	TAILQ_FOREACH (c, &s->serveconns, link)
+		n += !c->known;
+	return n;
+}
+
+void
+taskrt__serveconn_forget_all(struct taskrt__session *s)
+{
+	struct taskrt__serveconn *c;
+	struct taskrt__stagemap *m;
+
+	TAILQ_FOREACH (c, &s->serveconns, link)
+		close(dsm__conn_fd(dsm__handle_conn(c->handle)));
+	TAILQ_FOREACH (m, &s->stagemaps, link) {
+		munmap((void *)(uintptr_t)m->base, STAGE_SIZE);
+		close(m->fd);
+	}
+}

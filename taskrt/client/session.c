@@ -1,0 +1,385 @@
+/* A session: its life, and the coordinator's frames. */
+#include "session.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../../dsm/base/clock.h"
+#include "../../dsm/base/cpuid.h"
+#include "../../dsm/base/log.h"
+#include "../../dsm/heap/map.h"
+#include "run.h"
+#include "serveconn.h"
+
+/* Waking a sleeping thread costs about 70 us (on another core): spin as long. */
+#define SPIN_NS (100 * DSM_US)
+#define CLOSE_MS 5000 /* for uv handles to close: they need no peer */
+
+#if defined(__x86_64__)
+#define OUR_ARCH EM_X86_64
+#elif defined(__aarch64__)
+#define OUR_ARCH EM_AARCH64
+#endif
+
+void
+taskrt__session_hello(struct dsm_msg_hello *m, enum dsm_role role,
+    const char *addr)
+{
+	size_t cpu_len;
+	const uint8_t *cpu = dsm__cpu_words(&cpu_len);
+
+	*m = (struct dsm_msg_hello){
+	    .magic = DSM_MAGIC,
+	    .version = DSM_VERSION,
+	    .role = (uint16_t)role,
+	    .page_size = DSM_PAGE,
+	    .arch = OUR_ARCH,
+	    .pid = (uint32_t)getpid(),
+	    .cpu = {cpu, (uint32_t)cpu_len},
+	    .name = dsm__str(program_invocation_short_name),
+	    .addr = dsm__str(addr),
+	};
+}
+
+void
+taskrt__session_send(struct taskrt__session *s, unsigned type,
+    struct dsm_wbuf *w, int encode_err)
+{
+	struct iovec iov = {w->ptr, w->len};
+
+	if (encode_err != DSM_OK)
+		taskrt__session_lose(s, encode_err, "cannot send %s: %s",
+		    dsm__msg_name(type), dsm__strerror(encode_err));
+	else if (s->state != TASKRT__LOST)
+		s->link->send(s, type, &iov, 1);
+	dsm__wbuf_fini(w);
+}
+
+void
+taskrt__session_lose(struct taskrt__session *s, int code, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (s->state == TASKRT__LOST)
+		return;
+	s->state = TASKRT__LOST;
+	s->why.code = code;
+	va_start(ap, fmt);
+	vsnprintf(s->why.text, sizeof(s->why.text), fmt, ap);
+	va_end(ap);
+	log_debug("session %llu: %s", (unsigned long long)s->id, s->why.text);
+	if (s->run != NULL)
+		taskrt__run_end(s->run, &s->why);
+	dsm__loop_kick(s->loop);
+}
+
+/* --- the coordinator's frames --- */
+
+static int
+on_welcome(struct taskrt__session *s, const uint8_t *body, uint32_t len)
+{
+	struct dsm_msg_welcome m;
+	int err = dsm__decode_welcome(body, len, &m);
+
+	if (err != DSM_OK || s->state != TASKRT__JOINING ||
+	    m.key.len > sizeof(s->key))
+		return DSM_EPROTO;
+	if (m.version != DSM_VERSION)
+		return DSM_EVERSION;
+	s->id = m.session;
+	memcpy(s->key, m.key.ptr, m.key.len);
+	s->key_len = m.key.len;
+	s->welcome_flags = m.flags;
+	s->heartbeat_ms = m.heartbeat_ms;
+	s->state = TASKRT__READY;
+	s->link->welcomed(s);
+	return DSM_OK;
+}
+
+static int
+on_refuse(struct taskrt__session *s, const uint8_t *body, uint32_t len)
+{
+	struct dsm_msg_refuse m;
+	int err = dsm__decode_refuse(body, len, &m);
+	int code = DSM_ECONN;
+
+	if (err != DSM_OK)
+		return err;
+	if (m.code > 0 && m.code < 1000)
+		code = -(int)m.code;
+	taskrt__session_lose(s, code,
+	    "the coordinator refuses this program: %.*s", (int)m.text.len,
+	    m.text.ptr);
+	return DSM_OK;
+}
+
+static int
+on_ping(struct taskrt__session *s, const uint8_t *body, uint32_t len)
+{
+	struct dsm_msg_ping m;
+	struct dsm_msg_pong reply;
+	struct dsm_wbuf w = {0};
+	int err = dsm__decode_ping(body, len, &m);
+
+	if (err != DSM_OK)
+		return err;
+	reply.seq = m.seq;
+	taskrt__session_send(s, DSM_MSG_PONG, &w, dsm__encode_pong(&w, &reply));
+	return DSM_OK;
+}
+
+static int
+on_relay(struct taskrt__session *s, const uint8_t *body, uint32_t len)
+{
+	struct dsm_msg_relay m;
+	int err = dsm__decode_relay(body, len, &m);
+
+	if (err == DSM_OK && s->link->relay != NULL)
+		s->link->relay(s, m.id);
+	return err;
+}
+
+static int
+on_progress(struct taskrt__session *s, const uint8_t *body, uint32_t len)
+{
+	struct dsm_msg_progress m;
+	int err = dsm__decode_progress(body, len, &m);
+
+	if (err == DSM_OK && s->run != NULL && s->run->id == m.run)
+		taskrt__run_progress(s->run, &m);
+	return err;
+}
+
+/* A verdict on a run that has ended otherwise (cancelled here) is late. */
+static int
+on_verdict(struct taskrt__session *s, const uint8_t *body, uint32_t len)
+{
+	struct dsm_msg_verdict m;
+	int err = dsm__decode_verdict(body, len, &m);
+
+	if (err == DSM_OK && s->run != NULL && s->run->id == m.run)
+		err = taskrt__run_verdict(s->run, body, len);
+	return err;
+}
+
+void
+taskrt__session_frame(struct taskrt__session *s, unsigned type,
+    const uint8_t *body, uint32_t len)
+{
+	int err = DSM_OK;
+
+	if (s->state == TASKRT__LOST)
+		return;
+	switch (type) {
+	case DSM_MSG_WELCOME:
+		err = on_welcome(s, body, len);
+		break;
+	case DSM_MSG_REFUSE:
+		err = on_refuse(s, body, len);
+		break;
+	case DSM_MSG_PING:
+		err = on_ping(s, body, len);
+		break;
+	case DSM_MSG_PONG:
+		break;
+	case DSM_MSG_RELAY:
+		err = on_relay(s, body, len);
+		break;
+	case DSM_MSG_PROGRESS:
+		err = on_progress(s, body, len);
+		break;
+	case DSM_MSG_VERDICT:
+		err = on_verdict(s, body, len);
+		break;
+	default:
+		err = DSM_EPROTO;
+	}
+	if (err != DSM_OK)
+		taskrt__session_lose(s, err,
+		    "the coordinator sent a bad %s: %s", dsm__msg_name(type),
+		    dsm__strerror(err));
+}
+
+/* --- ranges --- */
+
+int
+taskrt__session_refresh_map(struct taskrt__session *s, struct dsm_error *e)
+{
+	uint64_t version;
+
+	return dsm__map_refresh(s->heap->map, &version, e);
+}
+
+int
+taskrt__session_pack_ranges(struct taskrt__session *s, uint64_t known,
+    struct dsm_wbuf *w, uint32_t *n_p, uint64_t *version_p)
+{
+	struct dsm_range *v;
+	size_t n;
+	int err = dsm__map_table(s->heap->map, &v, &n, version_p);
+
+	if (err != DSM_OK)
+		return err;
+	if (*version_p == known)
+		n = 0;
+	for (size_t i = 0; i < n && err == DSM_OK; i++) {
+		const struct dsm_rec_range rec = {
+		    .start = v[i].start,
+		    .end = v[i].end,
+		    .image_off = v[i].image_off,
+		    .prot = v[i].prot,
+		    .kind = v[i].kind,
+		};
+		err = dsm__pack_range(w, &rec);
+	}
+	free(v);
+	*n_p = (uint32_t)n;
+	return err;
+}
+
+/* --- life --- */
+
+static void
+on_closed(uv_handle_t *h)
+{
+	struct taskrt__session *s = h->data;
+
+	s->n_uv_closing--;
+}
+
+void
+taskrt__session_uv_close(struct taskrt__session *s, uv_handle_t *h)
+{
+	s->n_uv_closing++;
+	dsm__loop_uv(s->loop);
+	uv_close(h, on_closed);
+}
+
+static int
+has_answer(void *arg)
+{
+	const struct taskrt__session *s = arg;
+
+	return s->state != TASKRT__JOINING;
+}
+
+static int
+all_closed(void *arg)
+{
+	const struct taskrt__session *s = arg;
+
+	return s->n_uv_closing == 0;
+}
+
+/* Lock held: connect, and wait for WELCOME. */
+static int
+join(struct taskrt__session *s, struct dsm_error *e)
+{
+	uint64_t deadline = dsm__deadline_ms(s->config->wait_ms);
+	int err;
+
+	if (s->config->coordinator[0] != '\0')
+		err = taskrt__remote_start(s, deadline, e);
+	else
+		err = taskrt__embedded_start(s, e);
+	if (err != DSM_OK)
+		return err;
+	/* What has been connected may answer, however late it is by now. */
+	uint64_t least = dsm__deadline_ms(1000);
+	if (deadline < least)
+		deadline = least;
+	if (dsm__loop_drive(s->loop, has_answer, s, deadline) != DSM_OK)
+		return dsm__fail(e, DSM_ETIMEDOUT,
+		    "%s accepts connections but does not answer as a taskrt "
+		    "coordinator",
+		    s->config->coordinator);
+	if (s->state == TASKRT__LOST)
+		return dsm__fail(e, s->why.code, "%s", s->why.text);
+	return DSM_OK;
+}
+
+int
+taskrt__session_create(const struct taskrt__config *config,
+    struct dsm_heap *heap, struct taskrt__session **s_p, struct dsm_error *e)
+{
+	const struct dsm_loop_params params = {
+	    .spin_ns = SPIN_NS,
+	    .background = 1,
+	};
+	struct taskrt__session *s = calloc(1, sizeof(*s));
+	int err = DSM_ENOMEM;
+
+	if (s == NULL)
+		return dsm__fail(e, DSM_ENOMEM, "out of memory");
+	s->config = config;
+	s->heap = heap;
+	s->sent_version = UINT64_MAX;
+	TAILQ_INIT(&s->serveconns);
+	TAILQ_INIT(&s->stagemaps);
+	err = dsm__server_create(heap->map, heap->views, &s->server);
+	if (err != DSM_OK) {
+		dsm__fail(e, err, "cannot start the page server: %s",
+		    dsm__strerror(err));
+		goto free_session;
+	}
+	err = dsm__loop_create(&params, &s->loop);
+	if (err != DSM_OK) {
+		dsm__fail(e, err,
+		    "cannot start the library's event loop and thread: %s",
+		    dsm__strerror(err));
+		goto destroy_server;
+	}
+	dsm__loop_lock(s->loop);
+	err = join(s, e);
+	dsm__loop_unlock(s->loop);
+	if (err != DSM_OK) {
+		taskrt__session_destroy(s);
+		return err;
+	}
+	*s_p = s;
+	return DSM_OK;
+destroy_server:
+	dsm__server_destroy(s->server);
+free_session:
+	free(s);
+	return err;
+}
+
+void
+taskrt__session_destroy(struct taskrt__session *s)
+{
+	if (s == NULL)
+		return;
+	dsm__loop_lock(s->loop);
+	taskrt__session_lose(s, DSM_ECANCELED, "the session was ended");
+	if (s->link != NULL)
+		s->link->stop(s);
+	taskrt__serveconn_close_all(s);
+	taskrt__listener_stop(s);
+	dsm__loop_drive(s->loop, all_closed, s, dsm__deadline_ms(CLOSE_MS));
+	dsm__loop_unlock(s->loop);
+	dsm__loop_destroy(s->loop);
+	if (s->link != NULL)
+		s->link->free(s);
+	taskrt__stagemap_trim(s);
+	dsm__server_destroy(s->server);
+	dsm__extents_fini(&s->changed);
+	free(s);
+}
+
+void
+taskrt__session_forget(struct taskrt__session *s)
+{
+	int fd = taskrt__listener_fd(s);
+
+	if (fd >= 0)
+		close(fd);
+	if (s->link != NULL && s->link->forget != NULL)
+		s->link->forget(s);
+	taskrt__serveconn_forget_all(s);
+}

@@ -1,0 +1,1066 @@
+/*
+ * What a user may rely on, checked from outside, through the public interface
+ * only. The same program runs embedded with 1, 2 and 7 slots, over TCP with two
+ * workers, through the relay and across network namespaces (run by the scripts
+ * beside it, which set the environment).
+ *
+ *   behaviour [NAME…]    all cases, or those whose name contains a NAME
+ * One line a case: "  ok NAME" or "  FAIL NAME: why". Exit status 1 if any failed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <taskrt/taskrt.h>
+
+#define PAGE 4096u
+
+static const char *why; /* of the case that runs: NULL while it is fine */
+static char why_text[400];
+
+#define CHECK(cond)                                                            \
+	do {                                                                   \
+		if (!(cond)) {                                                 \
+			fail(__LINE__, #cond);                                 \
+			return;                                                \
+		}                                                              \
+	} while (0)
+
+static void
+fail(int line, const char *cond)
+{
+	const struct taskrt_report *r = taskrt_report();
+	int n;
+
+	n = snprintf(why_text, sizeof(why_text), "line %d: %s (report: %d %s", line,
+	    cond, r->error, r->message);
+	if (r->n_failures > 0)
+		snprintf(why_text + n, sizeof(why_text) - (size_t)n,
+		    "; task %zu: %s)", r->failures[0].task,
+		    r->failures[0].message);
+	why = why_text;
+}
+
+/* --- results in place --- */
+
+static int a_global = 5;
+static double a_table[1000];
+
+static void
+square(size_t i, void *ctx)
+{
+	double *a = ctx;
+
+	a[i] = (double)i * (double)i;
+}
+
+static void
+loop_results_are_in_place(void)
+{
+	size_t n = 100000;
+	double *a = dsm_malloc(n * sizeof(*a));
+
+	CHECK(a != NULL);
+	for (size_t i = 0; i < n; i++)
+		a[i] = -1;
+	CHECK(taskrt_for(0, n, square, a, NULL) == 0);
+	for (size_t i = 0; i < n; i++)
+		CHECK(a[i] == (double)i * (double)i);
+	dsm_free(a);
+}
+
+struct spots {
+	int *local, *heap, *mapped;
+};
+
+static void
+write_everywhere(void *arg)
+{
+	struct spots *s = arg;
+
+	a_global = 6;
+	a_table[17] = sin(1.0);
+	*s->local = 1;
+	*s->heap = 2;
+	*s->mapped = 3;
+}
+
+static void
+globals_stack_malloc_and_mmap_are_committed(void)
+{
+	int local = 0;
+	int *heap = malloc(sizeof(int));
+	int *mapped = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct spots s = {&local, heap, mapped};
+	struct taskrt_task t = {write_everywhere, &s};
+
+	*heap = *mapped = 0;
+	a_global = 5;
+	CHECK(taskrt_run(&t, 1, NULL) == 0);
+	CHECK(a_global == 6);
+	CHECK(a_table[17] == sin(1.0));
+	CHECK(local == 1 && *heap == 2 && *mapped == 3);
+	free(heap);
+	munmap(mapped, PAGE);
+}
+
+static void
+sum_range(size_t lo, size_t hi, void *ctx)
+{
+	uint64_t *parts = ctx;
+	uint64_t s = 0;
+
+	for (size_t i = lo; i < hi; i++)
+		s += i;
+	parts[lo] = s;
+}
+
+static void
+for_range_covers_every_index_once(void)
+{
+	size_t n = 5000;
+	uint64_t *parts = dsm_calloc(n, sizeof(*parts)), total = 0;
+
+	CHECK(taskrt_for_range(0, n, sum_range, parts, NULL) == 0);
+	for (size_t i = 0; i < n; i++)
+		total += parts[i];
+	CHECK(total == (uint64_t)n * (n - 1) / 2);
+	dsm_free(parts);
+}
+
+static void
+empty_runs_are_fine(void)
+{
+	CHECK(taskrt_run(NULL, 0, NULL) == 0);
+	CHECK(taskrt_for(3, 3, square, NULL, NULL) == 0);
+}
+
+static void
+bad_arguments_are_refused(void)
+{
+	struct taskrt_task t = {NULL, NULL};
+
+	CHECK(taskrt_for(4, 3, square, NULL, NULL) == TASKRT_EINVAL);
+	CHECK(taskrt_for(0, 3, NULL, NULL, NULL) == TASKRT_EINVAL);
+	CHECK(taskrt_run(NULL, 2, NULL) == TASKRT_EINVAL);
+	CHECK(taskrt_run(&t, 1, NULL) != 0);
+	CHECK(strlen(taskrt_report()->message) > 0);
+}
+
+/* --- isolation and races --- */
+
+static void
+increment_shared(void *arg)
+{
+	int *p = arg;
+
+	/* Reads the launch value whatever other tasks did; all write the same
+	 * value, in different bytes. */
+	p[1 + p[0]] = 0;
+	p[0]++;
+}
+
+static void
+two_writers_of_one_byte_are_a_race_and_change_nothing(void)
+{
+	int *p = dsm_calloc(100, sizeof(*p));
+	struct taskrt_task t[2] = {{increment_shared, p}, {increment_shared, p}};
+	const struct taskrt_report *r;
+
+	p[50] = 7;
+	CHECK(taskrt_run(t, 2, NULL) == TASKRT_ERACE);
+	r = taskrt_report();
+	CHECK(r->n_races == 1);
+	CHECK(r->races[0].task_a == 0 && r->races[0].task_b == 1);
+	CHECK(r->races[0].addr == (void *)p);
+	CHECK(r->races[0].len == 1);
+	CHECK(p[0] == 0 && p[50] == 7);
+	dsm_free(p);
+}
+
+static void
+set_byte(size_t i, void *ctx)
+{
+	((unsigned char *)ctx)[i] = (unsigned char)(i * 7 + 1);
+}
+
+static void
+neighbouring_bytes_are_no_race(void)
+{
+	size_t n = 3 * PAGE;
+	unsigned char *p = dsm_calloc(n, 1);
+	struct taskrt_options one = {.chunk = 1};
+
+	CHECK(taskrt_for(0, n, set_byte, p, &one) == 0);
+	for (size_t i = 0; i < n; i++)
+		CHECK(p[i] == (unsigned char)(i * 7 + 1));
+	dsm_free(p);
+}
+
+static void
+see_and_set(size_t i, void *ctx)
+{
+	int *p = ctx;
+
+	p[i] = p[(i + 1) % 64] + 1;
+}
+
+static void
+tasks_see_the_launch_state_only(void)
+{
+	int *p = dsm_calloc(64, sizeof(*p));
+	struct taskrt_options one = {.chunk = 1};
+
+	for (int round = 0; round < 20; round++) {
+		for (int i = 0; i < 64; i++)
+			p[i] = i * 3 + round;
+		CHECK(taskrt_for(0, 64, see_and_set, p, &one) == 0);
+		for (int i = 0; i < 64; i++)
+			CHECK(p[i] == ((i + 1) % 64) * 3 + round + 1);
+	}
+	dsm_free(p);
+}
+
+/* --- failures --- */
+
+static int *canary;
+static char *volatile nowhere = (char *)16;
+
+static void
+touch_canary(void)
+{
+	canary[0] = 99;
+}
+
+static void
+null_body(size_t i, void *ctx)
+{
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		*(volatile int *)nowhere = 1;
+}
+
+static void
+abort_body(size_t i, void *ctx)
+{
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		abort();
+}
+
+static void
+div_body(size_t i, void *ctx)
+{
+	volatile int zero = 0;
+
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		canary[1] = (int)i / zero;
+}
+
+static int
+recurse(int n)
+{
+	volatile char room[2000];
+
+	room[0] = (char)n;
+	return n > 0 ? recurse(n - 1) + room[0] : 0;
+}
+
+static void
+stack_body(size_t i, void *ctx)
+{
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		canary[1] = recurse(1000000);
+}
+
+static void
+exit_body(size_t i, void *ctx)
+{
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		exit(4);
+}
+
+static void
+open_body(size_t i, void *ctx)
+{
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		canary[1] = open("/etc/passwd", O_RDONLY);
+}
+
+static void
+readonly_body(size_t i, void *ctx)
+{
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		*(volatile char *)(uintptr_t)"constant" = 'C';
+}
+
+static void
+wild_jump_body(size_t i, void *ctx)
+{
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		((void (*)(void))(uintptr_t)0x1234)();
+}
+
+static void
+spin_body(size_t i, void *ctx)
+{
+	volatile size_t *forever = ctx;
+
+	touch_canary();
+	while (i == 3)
+		(*forever)++;
+}
+
+static void
+one_failure(void (*body)(size_t, void *), int kind, int sig,
+    unsigned timeout_ms)
+{
+	static size_t scratch;
+	const struct taskrt_report *r;
+	struct taskrt_options o = {.chunk = 1, .timeout_ms = timeout_ms};
+	double *a;
+
+	canary = dsm_calloc(4, sizeof(int));
+	CHECK(taskrt_for(3, 4, body, &scratch, &o) == TASKRT_ETASK);
+	r = taskrt_report();
+	CHECK(r->n_failures == 1);
+	CHECK(r->failures[0].task == 3);
+	CHECK(r->failures[0].kind == kind);
+	CHECK(r->failures[0].signal == sig);
+	CHECK(strlen(r->failures[0].message) > 5);
+	CHECK(canary[0] == 0 && canary[1] == 0);
+	/* The next run is fine. */
+	a = dsm_malloc(1000 * sizeof(*a));
+	CHECK(taskrt_for(0, 1000, square, a, NULL) == 0);
+	CHECK(a[999] == 999.0 * 999.0);
+	dsm_free(a);
+	dsm_free(canary);
+}
+
+static void
+null_pointer_is_one_failure(void)
+{
+	one_failure(null_body, TASKRT_CRASH, SIGSEGV, 0);
+	if (why == NULL)
+		CHECK(taskrt_report()->n_failures == 0);
+}
+
+static void
+abort_is_one_failure(void)
+{
+	one_failure(abort_body, TASKRT_CRASH, SIGABRT, 0);
+}
+
+static void
+division_by_zero_is_one_failure(void)
+{
+	one_failure(div_body, TASKRT_CRASH, SIGFPE, 0);
+}
+
+static void
+stack_overflow_is_one_failure(void)
+{
+	one_failure(stack_body, TASKRT_CRASH, SIGSEGV, 0);
+}
+
+static void
+exit_in_a_task_is_forbidden(void)
+{
+	one_failure(exit_body, TASKRT_FORBIDDEN, 0, 0);
+}
+
+static void
+open_in_a_task_is_forbidden(void)
+{
+	one_failure(open_body, TASKRT_FORBIDDEN, 0, 0);
+}
+
+static void
+write_to_a_constant_is_one_failure(void)
+{
+	one_failure(readonly_body, TASKRT_CRASH, SIGSEGV, 0);
+}
+
+static void
+jump_to_nowhere_is_one_failure(void)
+{
+	one_failure(wild_jump_body, TASKRT_CRASH, SIGSEGV, 0);
+}
+
+static void
+endless_task_times_out(void)
+{
+	one_failure(spin_body, TASKRT_TIMEOUT, 0, 300);
+}
+
+static void
+every_failed_task_is_reported(void)
+{
+	struct taskrt_options one = {.chunk = 1};
+	const struct taskrt_report *r;
+	unsigned char *p = dsm_calloc(40, 1);
+
+	canary = dsm_calloc(4, sizeof(int));
+	(void)one;
+	/* Each body call with i == 3 fails; other iterations write the same
+	 * canary: launch them apart. */
+	CHECK(taskrt_for(3, 4, null_body, p, NULL) == TASKRT_ETASK);
+	r = taskrt_report();
+	CHECK(r->n_failures == 1 && r->failures[0].addr == (void *)16);
+	dsm_free(p);
+	dsm_free(canary);
+}
+
+static void
+fail_some(void *arg)
+{
+	int *p = arg;
+
+	if (*p % 10 == 0)
+		abort();
+	*p = -*p;
+}
+
+static void
+failures_of_a_bunch_name_their_tasks(void)
+{
+	enum { N = 50 };
+	int *v = dsm_malloc(N * sizeof(*v));
+	struct taskrt_task t[N];
+	const struct taskrt_report *r;
+
+	for (int i = 0; i < N; i++) {
+		v[i] = i + 1;
+		t[i] = (struct taskrt_task){fail_some, &v[i]};
+	}
+	CHECK(taskrt_run(t, N, NULL) == TASKRT_ETASK);
+	r = taskrt_report();
+	CHECK(r->n_failures == 5);
+	for (size_t i = 0; i < r->n_failures; i++)
+		CHECK(r->failures[i].task % 10 == 9);
+	for (int i = 0; i < N; i++)
+		CHECK(v[i] == i + 1);
+	dsm_free(v);
+}
+
+static void
+nested(void *arg)
+{
+	int *code = arg;
+
+	*code = taskrt_for(0, 1, square, NULL, NULL);
+}
+
+static void
+launch_inside_a_task_is_refused(void)
+{
+	int code = 0;
+	struct taskrt_task t = {nested, &code};
+
+	CHECK(taskrt_run(&t, 1, NULL) == 0);
+	CHECK(code == TASKRT_EINVAL);
+}
+
+/* --- what a task may call --- */
+
+static int
+by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void
+library_calls(size_t i, void *ctx)
+{
+	char(*text)[64] = ctx;
+	double v[100];
+	long double ld = 1.0L / 3.0L;
+	struct timespec ts;
+	char *copy;
+
+	for (int k = 0; k < 100; k++)
+		v[k] = sin((double)k * (double)(i + 1));
+	qsort(v, 100, sizeof(v[0]), by_value);
+	copy = strdup("abc");
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	snprintf(text[i], sizeof(text[i]), "%s %.3f %.3Lf %g %d", copy, v[0],
+	    ld, strtod("2.5e3", NULL), ts.tv_sec > 0);
+	free(copy);
+	errno = (int)i;
+}
+
+static void
+libc_calls_work_in_tasks(void)
+{
+	enum { N = 40 };
+	char(*text)[64] = dsm_calloc(N, sizeof(*text));
+	char(*want)[64] = calloc(N, sizeof(*want));
+	struct taskrt_options one = {.chunk = 1};
+
+	for (size_t i = 0; i < N; i++)
+		library_calls(i, want);
+	errno = 1234;
+	CHECK(taskrt_for(0, N, library_calls, text, &one) == 0);
+	for (size_t i = 0; i < N; i++)
+		CHECK(strcmp(text[i], want[i]) == 0);
+	free(want);
+	dsm_free(text);
+}
+
+static void
+allocate_and_free(size_t i, void *ctx)
+{
+	uint64_t *sums = ctx, sum = 0;
+	void *p[64];
+
+	for (size_t k = 0; k < 64; k++) {
+		size_t len = 16 + (i * 37 + k * 101) % 5000;
+
+		p[k] = k % 3 == 0 ? calloc(1, len) : malloc(len);
+		memset(p[k], (int)k, len);
+	}
+	for (size_t k = 0; k < 64; k += 2)
+		p[k] = realloc(p[k], 9000);
+	for (size_t k = 0; k < 64; k++) {
+		sum += ((unsigned char *)p[k])[8];
+		free(p[k]);
+	}
+	sums[i] = sum;
+}
+
+static void
+malloc_and_free_in_tasks_are_no_race(void)
+{
+	enum { N = 200 };
+	uint64_t *sums = dsm_calloc(N, sizeof(*sums));
+	struct taskrt_options one = {.chunk = 1};
+
+	CHECK(taskrt_for(0, N, allocate_and_free, sums, &one) == 0);
+	for (int i = 0; i < N; i++)
+		CHECK(sums[i] == 64 * 63 / 2);
+	dsm_free(sums);
+}
+
+struct node {
+	struct node *next;
+	size_t value;
+};
+
+static void
+hang_in_a_list(size_t i, void *ctx)
+{
+	struct node **heads = ctx;
+
+	for (size_t k = 0; k < 10; k++) {
+		struct node *n = dsm_malloc(sizeof(*n));
+
+		n->value = i * 10 + k;
+		n->next = heads[i];
+		heads[i] = n;
+	}
+}
+
+static void
+blocks_born_in_tasks_survive_the_commit(void)
+{
+	enum { N = 20 };
+	struct node **heads = dsm_calloc(N, sizeof(*heads));
+	struct taskrt_options one = {.chunk = 1};
+	size_t seen = 0;
+
+	CHECK(taskrt_for(0, N, hang_in_a_list, heads, &one) == 0);
+	for (size_t i = 0; i < N; i++)
+		for (struct node *n = heads[i]; n != NULL; n = n->next) {
+			CHECK(n->value / 10 == i);
+			seen++;
+		}
+	CHECK(seen == N * 10);
+	dsm_free(heads);
+}
+
+/* --- sizes --- */
+
+static void
+read_scattered(size_t i, void *ctx)
+{
+	const unsigned char *p = ((unsigned char **)ctx)[0];
+	uint64_t *sum = (uint64_t *)((void **)ctx)[1];
+	uint64_t s = 0;
+
+	(void)i;
+	/* 200,000 single pages, no two adjacent, in an order no prefetcher
+	 * likes. */
+	for (uint64_t k = 0; k < 200000; k++)
+		s += p[(k * 7919 % 200003) * 2 * PAGE];
+	*sum = s;
+}
+
+static void
+two_hundred_thousand_scattered_pages_can_be_read(void)
+{
+	size_t len = (size_t)200003 * 2 * PAGE;
+	unsigned char *p = dsm_malloc(len);
+	uint64_t *sum = dsm_calloc(1, sizeof(*sum)), want = 0;
+	void *ctx[2] = {p, sum};
+
+	CHECK(p != NULL);
+	for (uint64_t k = 0; k < 200003; k += 10)
+		p[k * 2 * PAGE] = 3;
+	for (uint64_t k = 0; k < 200000; k++)
+		want += p[(k * 7919 % 200003) * 2 * PAGE];
+	CHECK(taskrt_for(0, 1, read_scattered, ctx, NULL) == 0);
+	CHECK(*sum == want);
+	dsm_free(p);
+	dsm_free(sum);
+}
+
+static void
+write_scattered(size_t i, void *ctx)
+{
+	unsigned char *p = ctx;
+
+	(void)i;
+	for (uint64_t k = 0; k < 100000; k++)
+		p[(k * 7919 % 100003) * 2 * PAGE + 5] = (unsigned char)(k | 1);
+}
+
+static void
+hundred_thousand_scattered_pages_can_be_written(void)
+{
+	unsigned char *p = dsm_malloc((size_t)100003 * 2 * PAGE);
+
+	CHECK(p != NULL);
+	CHECK(taskrt_for(0, 1, write_scattered, p, NULL) == 0);
+	for (uint64_t k = 0; k < 100000; k++)
+		CHECK(p[(k * 7919 % 100003) * 2 * PAGE + 5] ==
+		    (unsigned char)(k | 1));
+	dsm_free(p);
+}
+
+static void
+poke_corners(size_t i, void *ctx)
+{
+	unsigned char *p = ctx;
+
+	p[i * (1024u << 20)] = (unsigned char)(i + 1);
+	p[i * (1024u << 20) + (1024u << 20) - 1] = (unsigned char)(i + 11);
+}
+
+static void
+four_gigabytes_mostly_untouched_cost_little(void)
+{
+	size_t len = (size_t)4 << 30;
+	unsigned char *p = dsm_malloc(len);
+	struct rusage ru;
+
+	CHECK(p != NULL);
+	CHECK(taskrt_for(0, 4, poke_corners, p, NULL) == 0);
+	for (size_t i = 0; i < 4; i++)
+		CHECK(p[i << 30] == i + 1 && p[(i << 30) + (1u << 30) - 1] == i + 11);
+	CHECK(p[12345678] == 0);
+	CHECK(getrusage(RUSAGE_SELF, &ru) == 0);
+	dsm_free(p);
+}
+
+static void
+nothing(size_t i, void *ctx)
+{
+	(void)i, (void)ctx;
+}
+
+static void
+a_million_iterations(void)
+{
+	CHECK(taskrt_for(0, 1000000, nothing, NULL, NULL) == 0);
+	CHECK(taskrt_report()->counters.tasks == 1000000);
+}
+
+static void
+count_one(void *arg)
+{
+	(*(unsigned *)arg)++;
+}
+
+static void
+a_hundred_thousand_tasks_in_one_bunch(void)
+{
+	size_t n = 100000;
+	unsigned *v = dsm_calloc(n, sizeof(*v));
+	struct taskrt_task *t = malloc(n * sizeof(*t));
+
+	for (size_t i = 0; i < n; i++)
+		t[i] = (struct taskrt_task){count_one, &v[i]};
+	CHECK(taskrt_run(t, n, NULL) == 0);
+	for (size_t i = 0; i < n; i++)
+		CHECK(v[i] == 1);
+	free(t);
+	dsm_free(v);
+}
+
+/* --- from run to run --- */
+
+static void
+add_row(size_t row, void *ctx)
+{
+	const double *a = ((double **)ctx)[0];
+	double *sums = ((double **)ctx)[1], s = 0;
+
+	for (size_t k = 0; k < 512 * 16; k++)
+		s += a[row * 512 * 16 + k];
+	sums[row * 512] = s;
+}
+
+static void
+clean_pages_are_not_fetched_again(void)
+{
+	enum { ROWS = 64 };
+	double *a = dsm_malloc(ROWS * 16 * PAGE);
+	double *sums = dsm_calloc(ROWS * 512, sizeof(*sums));
+	double *ctx[2] = {a, sums};
+	uint64_t first, later = 0;
+
+	for (size_t i = 0; i < ROWS * 16 * 512; i++)
+		a[i] = 1;
+	CHECK(taskrt_for(0, ROWS, add_row, ctx, NULL) == 0);
+	first = taskrt_report()->counters.pages_fetched;
+	for (int round = 0; round < 10; round++) {
+		a[5] = round; /* one page changes */
+		CHECK(taskrt_for(0, ROWS, add_row, ctx, NULL) == 0);
+		later += taskrt_report()->counters.pages_fetched;
+		CHECK(sums[0] == 512 * 16 - 1 + round);
+	}
+	/* Embedded: the heap is shared, nothing of it is ever fetched. With
+	 * workers a round may fetch the changed page and the sums written by
+	 * others, not the ROWS * 16 clean ones. */
+	CHECK(first < ROWS * 16 * 4 + 800);
+	if (getenv("TASKRT_COORDINATOR") == NULL)
+		CHECK(later < 200);
+	else
+		CHECK(later < 10 * (ROWS * 2 + 100));
+	dsm_free(a);
+	dsm_free(sums);
+}
+
+static void
+copy_global(size_t i, void *ctx)
+{
+	((int *)ctx)[i] = a_global;
+}
+
+static void
+changed_globals_and_locals_reach_the_next_run(void)
+{
+	int *out = dsm_calloc(8, sizeof(*out));
+
+	for (int round = 0; round < 5; round++) {
+		int local = round * 11;
+		struct spots s = {&local, out, out};
+
+		a_global = round;
+		CHECK(taskrt_for(0, 8, copy_global, out, NULL) == 0);
+		for (int i = 0; i < 8; i++)
+			CHECK(out[i] == round);
+		(void)s;
+	}
+	dsm_free(out);
+}
+
+static void
+sum_list(size_t i, void *ctx)
+{
+	struct node *n = ((struct node **)ctx)[0];
+	size_t *sums = (size_t *)((void **)ctx)[1];
+	size_t s = 0;
+
+	for (; n != NULL; n = n->next)
+		s += n->value;
+	sums[i] = s + i;
+}
+
+static void
+memory_mapped_between_runs_is_found(void)
+{
+	size_t *sums = dsm_calloc(4, sizeof(*sums));
+
+	for (int round = 0; round < 4; round++) {
+		size_t len = 300 * PAGE;
+		char *m = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		struct node *head = NULL;
+		void *ctx[2];
+
+		CHECK(m != MAP_FAILED);
+		for (size_t k = 0; k < 300; k++) {
+			struct node *n = (struct node *)(m + k * PAGE);
+
+			n->value = k + (size_t)round;
+			n->next = head;
+			head = n;
+		}
+		ctx[0] = head;
+		ctx[1] = sums;
+		CHECK(taskrt_for(0, 4, sum_list, ctx, NULL) == 0);
+		for (size_t i = 0; i < 4; i++)
+			CHECK(sums[i] == 300 * 299 / 2 + 300 * (size_t)round + i);
+		munmap(m, len);
+	}
+	dsm_free(sums);
+}
+
+/* --- asynchronous runs and threads --- */
+
+static void
+slow_copy(void *arg)
+{
+	volatile int *p = arg;
+
+	for (volatile int k = 0; k < 3000000; k++)
+		;
+	p[1024] = p[0];
+}
+
+static void
+an_asynchronous_run_sees_the_launch_state(void)
+{
+	int *p = dsm_calloc(4096, sizeof(*p));
+	struct taskrt_task t = {slow_copy, p};
+	struct taskrt_run *run;
+
+	p[0] = 41;
+	CHECK(taskrt_start(&t, 1, NULL, &run) == 0);
+	p[0] = 42;
+	p[2048] = 43;
+	CHECK(taskrt_wait(run) == 0);
+	CHECK(p[1024] == 41);
+	CHECK(p[0] == 42 && p[2048] == 43);
+	/* And the program's own writes are in the next snapshot. */
+	CHECK(taskrt_run(&t, 1, NULL) == 0);
+	CHECK(p[1024] == 42);
+	dsm_free(p);
+}
+
+static void
+a_second_launch_commits_the_first(void)
+{
+	int *p = dsm_calloc(4096, sizeof(*p));
+	struct taskrt_task t = {slow_copy, p};
+	struct taskrt_task u = {slow_copy, p + 1024};
+	struct taskrt_run *first, *second;
+
+	p[0] = 9;
+	CHECK(taskrt_start(&t, 1, NULL, &first) == 0);
+	CHECK(taskrt_start(&u, 1, NULL, &second) == 0);
+	CHECK(taskrt_wait(second) == 0);
+	CHECK(taskrt_wait(first) == 0);
+	CHECK(p[1024] == 9 && p[2048] == 9);
+	dsm_free(p);
+}
+
+static void
+a_cancelled_run_changes_nothing(void)
+{
+	size_t *forever = dsm_calloc(1, sizeof(*forever));
+	struct taskrt_task t = {(void (*)(void *))slow_copy, NULL};
+	struct taskrt_run *run;
+	int *p = dsm_calloc(4096, sizeof(*p));
+	struct taskrt_task many[20];
+
+	p[0] = 5;
+	for (int i = 0; i < 20; i++)
+		many[i] = (struct taskrt_task){slow_copy, p};
+	t = many[0];
+	(void)t;
+	CHECK(taskrt_start(many, 20, NULL, &run) == 0);
+	CHECK(taskrt_cancel(run) == 0);
+	CHECK(taskrt_wait(run) == TASKRT_ECANCELED);
+	CHECK(p[1024] == 0);
+	CHECK(taskrt_run(many, 1, NULL) == 0);
+	CHECK(p[1024] == 5);
+	dsm_free(p);
+	dsm_free(forever);
+}
+
+static _Thread_local int thread_number;
+
+static void *
+launcher(void *arg)
+{
+	int *p = arg;
+	static const size_t n = 500;
+	double *a = dsm_malloc(n * sizeof(*a));
+
+	thread_number = p[0];
+	for (int round = 0; round < 10; round++) {
+		if (taskrt_for(0, n, square, a, NULL) != 0)
+			p[1] = -1;
+		for (size_t i = 0; i < n; i++)
+			if (a[i] != (double)(i * i))
+				p[1] = -2;
+		memset(a, 0, n * sizeof(*a));
+	}
+	dsm_free(a);
+	return NULL;
+}
+
+static void
+several_threads_may_launch(void)
+{
+	pthread_t th[3];
+	int arg[3][2];
+
+	for (int i = 0; i < 3; i++) {
+		arg[i][0] = i;
+		arg[i][1] = 0;
+		CHECK(pthread_create(&th[i], NULL, launcher, arg[i]) == 0);
+	}
+	for (int i = 0; i < 3; i++)
+		pthread_join(th[i], NULL);
+	for (int i = 0; i < 3; i++)
+		CHECK(arg[i][1] == 0);
+}
+
+struct busy {
+	volatile int stop;
+	uint64_t *counter;
+	uint64_t steps;
+};
+
+static void *
+keep_counting(void *arg)
+{
+	struct busy *b = arg;
+
+	while (!b->stop) {
+		(*b->counter)++;
+		b->steps++;
+	}
+	return NULL;
+}
+
+static void
+another_thread_loses_no_store_while_runs_launch(void)
+{
+	pthread_t th;
+	uint64_t *page = dsm_calloc(PAGE / 8, 8);
+	double *a = dsm_malloc(200 * sizeof(*a));
+	struct busy b = {0, page, 0};
+
+	CHECK(pthread_create(&th, NULL, keep_counting, &b) == 0);
+	for (int round = 0; round < 100; round++) {
+		a[0] = round;
+		if (taskrt_for(0, 200, square, a, NULL) != 0)
+			break;
+	}
+	b.stop = 1;
+	pthread_join(th, NULL);
+	CHECK(taskrt_report()->error == 0);
+	CHECK(page[0] == b.steps);
+	dsm_free(page);
+	dsm_free(a);
+}
+
+/* --- the list --- */
+
+static const struct {
+	const char *name;
+	void (*fn)(void);
+} cases[] = {
+#define CASE(fn)                                                               \
+	{                                                                      \
+		#fn, fn                                                        \
+	}
+    CASE(loop_results_are_in_place),
+    CASE(globals_stack_malloc_and_mmap_are_committed),
+    CASE(for_range_covers_every_index_once),
+    CASE(empty_runs_are_fine),
+    CASE(bad_arguments_are_refused),
+    CASE(two_writers_of_one_byte_are_a_race_and_change_nothing),
+    CASE(neighbouring_bytes_are_no_race),
+    CASE(tasks_see_the_launch_state_only),
+    CASE(null_pointer_is_one_failure),
+    CASE(abort_is_one_failure),
+    CASE(division_by_zero_is_one_failure),
+    CASE(stack_overflow_is_one_failure),
+    CASE(exit_in_a_task_is_forbidden),
+    CASE(open_in_a_task_is_forbidden),
+    CASE(write_to_a_constant_is_one_failure),
+    CASE(jump_to_nowhere_is_one_failure),
+    CASE(endless_task_times_out),
+    CASE(every_failed_task_is_reported),
+    CASE(failures_of_a_bunch_name_their_tasks),
+    CASE(launch_inside_a_task_is_refused),
+    CASE(libc_calls_work_in_tasks),
+    CASE(malloc_and_free_in_tasks_are_no_race),
+    CASE(blocks_born_in_tasks_survive_the_commit),
+    CASE(two_hundred_thousand_scattered_pages_can_be_read),
+    CASE(hundred_thousand_scattered_pages_can_be_written),
+    CASE(four_gigabytes_mostly_untouched_cost_little),
+    CASE(a_million_iterations),
+    CASE(a_hundred_thousand_tasks_in_one_bunch),
+    CASE(clean_pages_are_not_fetched_again),
+    CASE(changed_globals_and_locals_reach_the_next_run),
+    CASE(memory_mapped_between_runs_is_found),
+    CASE(an_asynchronous_run_sees_the_launch_state),
+    CASE(a_second_launch_commits_the_first),
+    CASE(a_cancelled_run_changes_nothing),
+    CASE(several_threads_may_launch),
+    CASE(another_thread_loses_no_store_while_runs_launch),
+};
+
+static int
+wanted(const char *name, int argc, char **argv)
+{
+	if (argc < 2)
+		return 1;
+	for (int i = 1; i < argc; i++)
+		if (strstr(name, argv[i]) != NULL)
+			return 1;
+	return 0;
+}
+
+int
+main(int argc, char **argv)
+{
+	const char *label = getenv("LABEL");
+	int failed = 0;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		if (!wanted(cases[i].name, argc, argv))
+			continue;
+		why = NULL;
+		alarm(120); /* nothing may hang */
+		cases[i].fn();
+		printf("  %s %s%s%s%s%s\n", why == NULL ? "ok" : "FAIL",
+		    label != NULL ? label : "", label != NULL ? ": " : "",
+		    cases[i].name, why == NULL ? "" : ": ",
+		    why == NULL ? "" : why);
+		failed += why != NULL;
+	}
+	return failed > 0;
+}

@@ -1,0 +1,239 @@
+#!/usr/bin/env bash
+# daemons.sh - taskrt-coordinator and taskrt-worker as processes: options, joining,
+# losing each other, ending; the relay. Prints "  ok NAME" or "  FAIL NAME" for each
+# test.
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+BUILD=${BUILD-build}
+bin=$BUILD/bin
+peer=$BUILD/tests/e2e/peer
+tmp=$(mktemp -d)
+started=()
+bad=0
+unset TASKRT_COORDINATOR TASKRT_LOG
+
+finish() {
+	local pid
+	for pid in "${started[@]}"; do
+		kill -KILL "$pid" 2>/dev/null
+	done
+	wait
+	rm -rf "$tmp"
+}
+trap finish EXIT
+
+# verdict NAME STATUS - what was printed is shown when the test failed.
+verdict() {
+	if [ "$2" -eq 0 ]; then
+		echo "  ok $1"
+	else
+		echo "  FAIL $1"
+		tail -n 20 "$tmp"/* | sed 's/^/    /'
+		bad=1
+	fi
+}
+
+# check NAME COMMAND...
+check() {
+	local name=$1
+	shift
+	"$@"
+	verdict "$name" $?
+}
+
+# soon COMMAND... - becomes true within 10 s.
+soon() {
+	local i
+	for ((i = 0; i < 200; i++)); do
+		"$@" >/dev/null 2>&1 && return 0
+		sleep 0.05
+	done
+	return 1
+}
+
+# start LOG PROGRAM ARGUMENT... - in the background; its pid is in $pid.
+start() {
+	local log=$tmp/$1
+	shift
+	: >"$log"
+	"$@" >"$log" 2>&1 &
+	pid=$!
+	started+=("$pid")
+}
+
+# start_coordinator LOG [OPTION...] - sets pid and addr (of a free port).
+start_coordinator() {
+	local log=$1
+	shift
+	start "$log" "$bin/taskrt-coordinator" --listen 127.0.0.1:0 "$@"
+	soon grep -q 'listening on' "$tmp/$log" || return 1
+	addr=$(sed -n 's/.*: listening on //p' "$tmp/$log")
+}
+
+ends_with() { # STATUS PID
+	local status
+	wait "$2"
+	status=$?
+	[ "$status" -eq "$1" ] || echo "status $status" >>"$tmp/status"
+	[ "$status" -eq "$1" ]
+}
+
+# complains STATUS PATTERN PROGRAM ARGUMENT... - one line on stderr that has it.
+complains() {
+	local want=$1 pattern=$2 status
+	shift 2
+	timeout 20 "$@" >"$tmp/out" 2>"$tmp/err"
+	status=$?
+	[ "$status" -eq "$want" ] && [ "$(wc -l <"$tmp/err")" -eq 1 ] &&
+		grep -q -- "$pattern" "$tmp/err" && [ ! -s "$tmp/out" ]
+}
+
+has_workers() { # ADDR N SLOTS
+	"$bin/taskrt" stat -1 --coordinator "$1" |
+		grep -q "^$2 workers\{0,1\}, 0 of $3 slots busy"
+}
+
+processes_of() { # PID... - they and all below them
+	local p
+	for p; do
+		echo "$p"
+		# shellcheck disable=SC2046 # words, on purpose
+		processes_of $(pgrep -P "$p")
+	done
+}
+
+none_of() { # PID...
+	local p
+	for p; do
+		! kill -0 "$p" 2>/dev/null || return 1
+	done
+}
+
+# --- options ---
+
+for program in taskrt-coordinator taskrt-worker; do
+	check "$program names a wrong option" \
+		complains 2 'unknown option --lisen; see --help' \
+		"$bin/$program" --lisen x
+	check "$program refuses surplus words" \
+		complains 2 '"word" is too much' "$bin/$program" word
+	check "$program --version" eval \
+		"$bin/$program --version | grep -q '^$program [0-9.]*\$'"
+	check "$program --help" eval \
+		"$bin/$program --help | grep -q '^usage: $program '"
+done
+check "a bad address is named" \
+	complains 2 'bad address "nowhere"' \
+	"$bin/taskrt-coordinator" --listen nowhere
+check "beyond loopback needs --insecure" \
+	complains 2 'add --insecure' \
+	"$bin/taskrt-coordinator" --listen '*:0'
+check "a worker needs a coordinator" \
+	complains 2 'coordinator HOST:PORT is needed' "$bin/taskrt-worker"
+check "a worker needs slots" \
+	complains 2 '"0" is not a number from 1' \
+	"$bin/taskrt-worker" --coordinator 127.0.0.1:1 --slots 0
+check "a coordinator that is not there is named" \
+	complains 1 'no coordinator at 127.0.0.1:1 within 0.3 s: .*refused' \
+	"$bin/taskrt-worker" --coordinator 127.0.0.1:1 --wait 0.3
+
+# --- joining and leaving ---
+
+shm_before=$(ls -A /dev/shm 2>/dev/null)
+check "a coordinator says when it is ready" start_coordinator coordinator
+coordinator=$pid
+# One that never says anything is closed after 5 s: looked at below.
+(
+	# shellcheck disable=SC2094 # a socket
+	exec 3<>"/dev/tcp/${addr%:*}/${addr##*:}" && cat <&3 &&
+		echo closed
+) >"$tmp/silent" 2>&1 &
+silent=$!
+started+=("$silent")
+
+check "a port in use is named" \
+	complains 1 "cannot listen on $addr: Address already in use" \
+	"$bin/taskrt-coordinator" --listen "$addr"
+
+start worker1 "$bin/taskrt-worker" --coordinator "$addr" --slots 2
+worker1=$pid
+start worker2 env TASKRT_COORDINATOR="$addr" "$bin/taskrt-worker" --slots 3 \
+	--name second
+worker2=$pid
+check "two workers join" soon has_workers "$addr" 2 5
+check "a worker says when it has joined" \
+	grep -q "^taskrt-worker: joined $addr with 2 slots\$" "$tmp/worker1"
+check "stat shows names" eval \
+	"$bin/taskrt stat -1 -c $addr | grep -q '^  second '"
+check "stat --json is one line" eval \
+	"[ \$($bin/taskrt stat -1 --json -c $addr | grep -c '^{.*}\$') = 1 ]"
+
+check "another version is refused with a reason" eval \
+	"$peer hello $addr 99 2 | grep -q '^REFUSE 10 .*version 99'"
+check "no taskrt peer is refused" eval \
+	"$peer hello $addr 1 77 | grep -q '^REFUSE 6 '"
+check "a wrong session key is refused" eval \
+	"$peer hello $addr 1 3 | grep -q '^REFUSE 5 '"
+printf 'GET / HTTP/1.0\r\n\r\n' >"/dev/tcp/${addr%:*}/${addr##*:}"
+check "it lives on after nonsense" has_workers "$addr" 2 5
+
+start fake "$peer" coordinator 99
+fake=$pid
+soon test -s "$tmp/fake"
+check "a worker names another version and ends" \
+	complains 1 'speaks version 99 of the protocol' \
+	"$bin/taskrt-worker" --coordinator "127.0.0.1:$(cat "$tmp/fake")"
+wait "$fake"
+
+# --- relay ---
+
+check "the relay passes frames both ways and slows a fast sender" \
+	"$peer" relay "$addr" "$coordinator"
+
+# --- losing each other ---
+
+kill -KILL "$worker2"
+wait "$worker2" 2>/dev/null
+check "a killed worker is gone" soon has_workers "$addr" 1 2
+
+wait "$silent"
+check "who says nothing is closed" grep -q 'no HELLO within 5 s' \
+	"$tmp/coordinator"
+
+kill -TERM "$coordinator"
+check "SIGTERM ends the coordinator with 0" ends_with 0 "$coordinator"
+check "a worker notices" soon grep -q "coordinator $addr lost" "$tmp/worker1"
+start coordinator2 "$bin/taskrt-coordinator" --listen "$addr"
+coordinator=$pid
+check "a worker joins again" soon has_workers "$addr" 1 2
+
+start once "$bin/taskrt-worker" --coordinator "$addr" --slots 1 --once
+once=$pid
+soon has_workers "$addr" 2 3
+mapfile -t all < <(processes_of "$worker1" "$once" "$coordinator")
+kill -INT "$coordinator"
+check "SIGINT ends the coordinator with 0" ends_with 0 "$coordinator"
+check "--once ends with the coordinator" ends_with 0 "$once"
+kill -TERM "$worker1"
+check "SIGTERM ends a worker with 0" ends_with 0 "$worker1"
+check "no process is left" soon none_of "${all[@]}"
+check "nothing is left in /dev/shm" \
+	[ "$shm_before" = "$(ls -A /dev/shm 2>/dev/null)" ]
+
+# --- taskrt run ---
+
+check "run sets the environment" eval \
+	"[ \"\$($bin/taskrt run -n 3 --coordinator h:1 sh -c \
+	'echo \$TASKRT_SLOTS \$TASKRT_COORDINATOR')\" = '3 h:1' ]"
+"$bin/taskrt" run sh -c 'exit 7'
+check "run gives the program's status" [ $? -eq 7 ]
+check "run names a program that is not there" \
+	complains 127 'no-such-program: No such file' \
+	"$bin/taskrt" run no-such-program
+check "run names one that cannot be run" \
+	complains 126 '/dev/null: Permission denied' "$bin/taskrt" run /dev/null
+check "taskrt names a verb that does not exist" \
+	complains 2 'no verb "walk"' "$bin/taskrt" walk
+check "info shows where a value comes from" eval \
+	"TASKRT_SLOTS=7 $bin/taskrt info | grep -q '^slots  *7  *environment'"
+exit $bad

@@ -1,0 +1,304 @@
+/*
+ * Does it run at all? With no coordinator configured: an empty task, a loop over
+ * heap memory, globals and the stack, a race, a crash, an asynchronous run, memory
+ * that tasks allocate. Last line: "N passed, N failed".
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <taskrt/taskrt.h>
+
+static int n_passed, n_failed;
+
+#define CHECK(cond)                                                            \
+	do {                                                                   \
+		if (!(cond)) {                                                 \
+			printf("    %s:%d: %s\n", __FILE__, __LINE__, #cond);  \
+			return 0;                                              \
+		}                                                              \
+	} while (0)
+
+/* The expected outcome of a call; prints the report otherwise. */
+static int
+came_to(int got, int want)
+{
+	if (got == want)
+		return 1;
+	printf("    %s instead of %s\n", taskrt_strerror(got),
+	    taskrt_strerror(want));
+	taskrt_report_print(stdout);
+	return 0;
+}
+
+static void
+nothing(void *arg)
+{
+	(void)arg;
+}
+
+static int
+test_empty_task(void)
+{
+	const struct taskrt_task task = {nothing, NULL};
+
+	for (int i = 0; i < 10; i++)
+		CHECK(came_to(taskrt_run(&task, 1, NULL), 0));
+	CHECK(taskrt_run(NULL, 0, NULL) == 0);
+	CHECK(taskrt_report()->error == 0);
+	return 1;
+}
+
+static int global = 5;
+
+static void
+square(size_t i, void *ctx)
+{
+	double *a = ctx;
+
+	a[i] = sqrt((double)i) * global;
+}
+
+static int
+test_loop_over_heap_memory(void)
+{
+	const size_t n = 10000;
+	double *a = dsm_calloc(n, sizeof(*a));
+
+	CHECK(a != NULL);
+	for (int round = 1; round <= 3; round++) {
+		global = round;
+		CHECK(came_to(taskrt_for(0, n, square, a, NULL), 0));
+		for (size_t i = 0; i < n; i++)
+			CHECK(a[i] == sqrt((double)i) * round);
+	}
+	dsm_free(a);
+	return 1;
+}
+
+struct part {
+	int in;
+	int *out; /* on the launching thread's stack */
+};
+
+static void
+add_one(void *arg)
+{
+	const struct part *p = arg;
+
+	*p->out = p->in + 1;
+}
+
+static int
+test_tasks_write_to_the_stack(void)
+{
+	int out[4] = {0};
+	struct part parts[4];
+	struct taskrt_task tasks[4];
+
+	for (int i = 0; i < 4; i++) {
+		parts[i] = (struct part){i, &out[i]};
+		tasks[i] = (struct taskrt_task){add_one, &parts[i]};
+	}
+	CHECK(came_to(taskrt_run(tasks, 4, NULL), 0));
+	for (int i = 0; i < 4; i++)
+		CHECK(out[i] == i + 1);
+	return 1;
+}
+
+static void
+set(void *arg)
+{
+	static int next;
+
+	*(int *)arg = ++next + 41;
+}
+
+static int
+test_race_is_reported_and_nothing_changes(void)
+{
+	int *x = dsm_malloc(sizeof(*x));
+	struct part parts[2];
+	struct taskrt_task tasks[2];
+
+	CHECK(x != NULL);
+	*x = 7;
+	for (int i = 0; i < 2; i++) {
+		parts[i] = (struct part){i, x};
+		tasks[i] = (struct taskrt_task){add_one, &parts[i]};
+	}
+	CHECK(came_to(taskrt_run(tasks, 2, NULL), TASKRT_ERACE));
+	CHECK(*x == 7);
+	CHECK(taskrt_report()->n_races == 1);
+	CHECK(taskrt_report()->races[0].addr == x);
+	dsm_free(x);
+	return 1;
+}
+
+static void
+crash(void *arg)
+{
+	*(volatile int *)arg = 1;
+}
+
+static int
+test_crash_is_reported_and_the_program_goes_on(void)
+{
+	int x = 0;
+	const struct taskrt_task tasks[] = {{set, &x}, {crash, (void *)16}};
+
+	CHECK(came_to(taskrt_run(tasks, 2, NULL), TASKRT_ETASK));
+	CHECK(x == 0);
+	CHECK(taskrt_report()->n_failures == 1);
+	CHECK(taskrt_report()->failures[0].task == 1);
+	CHECK(taskrt_report()->failures[0].kind == TASKRT_CRASH);
+	CHECK(came_to(taskrt_run(tasks, 1, NULL), 0));
+	CHECK(x == 42);
+	return 1;
+}
+
+static int
+test_asynchronous_run(void)
+{
+	const size_t n = 64;
+	int *a = dsm_calloc(n, sizeof(*a));
+	struct part parts[64];
+	struct taskrt_task tasks[64];
+	struct taskrt_run *run, *second;
+
+	CHECK(a != NULL);
+	for (size_t i = 0; i < n; i++) {
+		parts[i] = (struct part){(int)i, &a[i]};
+		tasks[i] = (struct taskrt_task){add_one, &parts[i]};
+	}
+	CHECK(came_to(taskrt_start(tasks, n / 2, NULL, &run), 0));
+	memset(tasks, 0, n / 2 * sizeof(*tasks));
+	CHECK(came_to(taskrt_start(tasks + n / 2, n / 2, NULL, &second), 0));
+	/* The second launch has finished the first run. */
+	CHECK(a[0] == 1);
+	CHECK(came_to(taskrt_wait(run), 0));
+	CHECK(came_to(taskrt_wait(second), 0));
+	for (size_t i = 0; i < n; i++)
+		CHECK(a[i] == (int)i + 1);
+	dsm_free(a);
+	return 1;
+}
+
+static void
+allocate(void *arg)
+{
+	char **p = arg;
+
+	free(malloc(100000));
+	*p = malloc(100);
+	strcpy(*p, "from a task");
+}
+
+static int
+test_memory_from_tasks_belongs_to_the_program(void)
+{
+	char *texts[8] = {0};
+	struct taskrt_task tasks[8];
+
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 8; i++)
+			tasks[i] = (struct taskrt_task){allocate, &texts[i]};
+		CHECK(came_to(taskrt_run(tasks, 8, NULL), 0));
+		for (int i = 0; i < 8; i++) {
+			CHECK(texts[i] != NULL);
+			CHECK(strcmp(texts[i], "from a task") == 0);
+			for (int k = 0; k < i; k++)
+				CHECK(texts[i] != texts[k]);
+		}
+		for (int i = 0; i < 8; i++) {
+			texts[i] = realloc(texts[i], 1000);
+			CHECK(strcmp(texts[i], "from a task") == 0);
+			free(texts[i]);
+		}
+	}
+	return 1;
+}
+
+static void
+release(void *arg)
+{
+	free(*(void **)arg);
+	*(void **)arg = NULL;
+}
+
+static int
+test_a_task_may_free_what_the_program_allocated(void)
+{
+	struct dsm_stats before, after;
+	void *p = dsm_malloc(1000);
+	const struct taskrt_task task = {release, &p};
+
+	CHECK(p != NULL);
+	CHECK(dsm_stats(&before) == 0);
+	CHECK(came_to(taskrt_run(&task, 1, NULL), 0));
+	CHECK(p == NULL);
+	CHECK(dsm_stats(&after) == 0);
+	CHECK(after.blocks == before.blocks - 1);
+	return 1;
+}
+
+static void
+launch(void *arg)
+{
+	const struct taskrt_task task = {nothing, NULL};
+
+	*(int *)arg = taskrt_run(&task, 1, NULL);
+}
+
+static int
+test_a_task_cannot_launch(void)
+{
+	int result = 0;
+	const struct taskrt_task task = {launch, &result};
+
+	CHECK(came_to(taskrt_run(&task, 1, NULL), 0));
+	CHECK(result == TASKRT_EINVAL);
+	return 1;
+}
+
+static int
+test_session_may_end_and_start_again(void)
+{
+	const struct taskrt_task task = {nothing, NULL};
+
+	taskrt_fini();
+	taskrt_fini();
+	CHECK(came_to(taskrt_run(&task, 1, NULL), 0));
+	return 1;
+}
+
+static void
+run_test(const char *name, int (*fn)(void))
+{
+	printf("%s\n", name);
+	fflush(stdout);
+	if (fn())
+		n_passed++;
+	else
+		n_failed++;
+}
+
+int
+main(void)
+{
+#define RUN(fn) run_test(#fn, fn)
+	RUN(test_empty_task);
+	RUN(test_loop_over_heap_memory);
+	RUN(test_tasks_write_to_the_stack);
+	RUN(test_race_is_reported_and_nothing_changes);
+	RUN(test_crash_is_reported_and_the_program_goes_on);
+	RUN(test_asynchronous_run);
+	RUN(test_memory_from_tasks_belongs_to_the_program);
+	RUN(test_a_task_may_free_what_the_program_allocated);
+	RUN(test_a_task_cannot_launch);
+	RUN(test_session_may_end_and_start_again);
+	printf("%d passed, %d failed\n", n_passed, n_failed);
+	return n_failed != 0;
+}

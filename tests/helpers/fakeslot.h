@@ -1,0 +1,38 @@
+/* What fakeslot and the worker's tests share. */
+#ifndef TESTS_HELPERS_FAKESLOT_H
+#define TESTS_HELPERS_FAKESLOT_H
+
+#include <stdint.h>
+
+#define FAKE_MARK "fakeslot-variant-?"
+
+/* RUN.fn */
+enum fake_start {
+	FAKE_FINE,
+	FAKE_COLLIDES,
+	FAKE_COLLIDES_IN_A,
+	FAKE_SETUP_FAILS,
+};
+
+/* EXEC.lo / FAKE_ACT_STEP * FAKE_ACT_STEP; below 100: DONE at once. An odd lo: DONE
+ * says that a write set was sent. */
+#define FAKE_ACT_STEP 100
+enum fake_act {
+	FAKE_CRASH = 100, /* reported, then exit */
+	FAKE_HANG = 200,  /* at the EXEC's last task */
+	FAKE_EXIT = 300,
+	FAKE_KILLED = 400,
+	FAKE_ABORT = 500,
+	FAKE_DATA_LOST = 600,
+	FAKE_WAIT = 700,  /* until a byte comes on the data stream */
+	FAKE_CLAIM = 800, /* dies with two image pages claimed */
+	FAKE_SLOW = 900,  /* 20 ms a task */
+};
+
+struct fake_facts {
+	uint64_t pid, number, variant;
+	uint64_t n_runs, n_tables, n_ranges, n_execs;
+	uint64_t has_heap, has_stage;
+};
+
+#endif

@@ -1,0 +1,264 @@
+/* Reports: copies of everything, in good order, readable. */
+#include "../../test.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "../../../taskrt/client/report.h"
+
+static struct dsm_wbuf failures, texts, races;
+static uint32_t n_failures, n_races;
+
+static void
+reset(void)
+{
+	dsm__wbuf_reset(&failures);
+	dsm__wbuf_reset(&texts);
+	dsm__wbuf_reset(&races);
+	n_failures = n_races = 0;
+}
+
+static void
+add_failure(uint64_t task, uint32_t kind, uint32_t sig, const char *text)
+{
+	const struct dsm_rec_failure rec = {
+	    .task = task,
+	    .addr = sig != 0 ? 0x10 : 0,
+	    .kind = kind,
+	    .signal = sig,
+	    .text_off = (uint32_t)texts.len,
+	    .text_len = (uint32_t)strlen(text),
+	};
+
+	MUST_OK(dsm__pack_failure(&failures, &rec));
+	MUST_OK(dsm__wbuf_put(&texts, text, strlen(text)));
+	n_failures++;
+}
+
+static void
+add_race(uint64_t a, uint64_t b, uint64_t addr, uint64_t len)
+{
+	const struct dsm_rec_race rec = {a, b, addr, len};
+
+	MUST_OK(dsm__pack_race(&races, &rec));
+	n_races++;
+}
+
+static struct taskrt__report_source
+source(int error)
+{
+	return (struct taskrt__report_source){
+	    .error = error,
+	    .text = "",
+	    .failures = {failures.ptr, n_failures},
+	    .texts = {texts.ptr, (uint32_t)texts.len},
+	    .n_races = n_races,
+	    .races = {races.ptr, n_races},
+	};
+}
+
+static char *
+printed(void)
+{
+	char *text;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+
+	MUST(f != NULL);
+	MUST_BE(taskrt_report_print(f), 0);
+	fclose(f);
+	return text;
+}
+
+static void
+test_before_any_run_the_report_is_empty(void)
+{
+	taskrt__report_give(NULL);
+	const struct taskrt_report *r = taskrt_report();
+
+	MUST(r != NULL);
+	MUST_BE(r->error, 0);
+	MUST(r->message[0] == '\0');
+	MUST_BE(r->n_failures, 0);
+	MUST_BE(r->n_races, 0);
+}
+
+static void
+test_failures_come_root_causes_first(void)
+{
+	struct taskrt__report *r;
+
+	reset();
+	add_failure(1, DSM_FAIL_CANCELLED, 0, "");
+	add_failure(2, DSM_FAIL_LOST, 0, "");
+	add_failure(9, DSM_FAIL_CRASH, SIGSEGV, "");
+	add_failure(4, DSM_FAIL_TIMEOUT, 0, "too slow\nf (a.c:1)\nmain");
+	struct taskrt__report_source src = source(TASKRT_ETASK);
+	MUST_OK(taskrt__report_make(&src, &r));
+	/* The source may go: everything is copied. */
+	memset(failures.ptr, 0xff, failures.len);
+	memset(texts.ptr, 0xff, texts.len);
+
+	const struct taskrt_failure *f = r->pub.failures;
+	MUST_BE(r->pub.n_failures, 4);
+	MUST_BE(f[0].task, 4);
+	MUST(strcmp(f[0].message, "too slow") == 0);
+	MUST(strcmp(f[0].backtrace, "f (a.c:1)\nmain") == 0);
+	MUST_BE(f[1].task, 9);
+	MUST_BE(f[1].signal, SIGSEGV);
+	MUST(strstr(f[1].message, "SIGSEGV at 0x10") != NULL);
+	MUST(f[1].backtrace[0] == '\0');
+	MUST_BE(f[2].kind, TASKRT_LOST);
+	MUST_BE(f[3].kind, TASKRT_CANCELLED);
+	MUST(strcmp(r->pub.message, "task 4: too slow, and 3 more failed") ==
+	    0);
+	taskrt__report_free(r);
+}
+
+static void
+where(void *ctx, const void *addr, char *buf, size_t size)
+{
+	(void)ctx;
+	snprintf(buf, size, "%s",
+	    addr == (void *)0x5000 ? "temperatures[17]" : "");
+}
+
+static void
+test_races_name_both_tasks_and_the_block(void)
+{
+	const struct taskrt_race by_client = {
+	    .task_a = 3,
+	    .task_b = TASKRT_CLIENT,
+	    .addr = (void *)0x7000,
+	    .len = 1,
+	};
+	struct taskrt__report *r;
+
+	reset();
+	add_race(1, 2, 0x5000, 8);
+	struct taskrt__report_source src = source(TASKRT_ERACE);
+	src.client_races = &by_client;
+	src.n_client_races = 1;
+	src.where = where;
+	MUST_OK(taskrt__report_make(&src, &r));
+	MUST_BE(r->pub.n_races, 2);
+	MUST(strcmp(r->pub.races[0].message,
+		 "tasks 1 and 2 both wrote 8 bytes at 0x5000 "
+		 "(temperatures[17])") == 0);
+	MUST(strcmp(r->pub.races[1].message,
+		 "task 3 and the program itself both wrote 1 byte at 0x7000") ==
+	    0);
+	MUST(strstr(r->pub.message, "and 1 more race") != NULL);
+	taskrt__report_free(r);
+}
+
+static void
+test_all_races_are_counted_but_only_listed_ones_shown(void)
+{
+	struct taskrt__report *r;
+
+	reset();
+	for (unsigned i = 0; i < DSM_MAX_RACES; i++)
+		add_race(i, i + 1, 0x1000 + i, 1);
+	struct taskrt__report_source src = source(TASKRT_ERACE);
+	src.n_races = 5000;
+	MUST_OK(taskrt__report_make(&src, &r));
+	MUST_BE(r->pub.n_races, 5000);
+	taskrt__report_free(r);
+	/* A list that is too short for its count: the count gives way. */
+	src.races.n = 50;
+	MUST_OK(taskrt__report_make(&src, &r));
+	MUST_BE(r->pub.n_races, 50);
+	taskrt__report_free(r);
+}
+
+static void
+test_malformed_lists_are_refused(void)
+{
+	struct taskrt__report *r;
+
+	reset();
+	add_failure(1, DSM_FAIL_CRASH, SIGSEGV, "text");
+	struct taskrt__report_source src = source(TASKRT_ETASK);
+	src.texts.len = 2;
+	MUST_BE(taskrt__report_make(&src, &r), DSM_EPROTO);
+	reset();
+	for (unsigned i = 0; i <= DSM_MAX_RACES; i++)
+		add_race(i, i + 1, 0x1000 + i, 1);
+	src = source(TASKRT_ERACE);
+	MUST_BE(taskrt__report_make(&src, &r), DSM_EPROTO);
+}
+
+static void
+test_print_shows_failures_with_backtraces(void)
+{
+	struct taskrt__report *r;
+
+	reset();
+	add_failure(7, DSM_FAIL_CRASH, SIGSEGV, "SIGSEGV at 0x10\nf (a.c:1)");
+	struct taskrt__report_source src = source(TASKRT_ETASK);
+	src.name = "heat";
+	MUST_OK(taskrt__report_make(&src, &r));
+	taskrt__report_give(r);
+	char *text = printed();
+	MUST(strcmp(text,
+		 "taskrt: run \"heat\": a task failed: task 7: SIGSEGV at "
+		 "0x10\n"
+		 "  1 task failed:\n"
+		 "    task 7: SIGSEGV at 0x10\n"
+		 "      f (a.c:1)\n") == 0);
+	free(text);
+	taskrt__report_give(NULL);
+	MUST_BE(taskrt_report_print(NULL), TASKRT_EINVAL);
+}
+
+static void
+test_an_error_needs_no_memory_and_maps_to_a_public_code(void)
+{
+	MUST_BE(taskrt__report_fail(DSM_EVERSION, "peer speaks %d", 7),
+	    TASKRT_ECONN);
+	MUST_BE(taskrt_report()->error, TASKRT_ECONN);
+	MUST(strcmp(taskrt_report()->message, "peer speaks 7") == 0);
+	MUST_BE(taskrt__public_code(DSM_ENOSPC), TASKRT_ENOMEM);
+	MUST_BE(taskrt__public_code(DSM_ERACE), TASKRT_ERACE);
+	MUST_BE(taskrt__public_code(DSM_OK), TASKRT_OK);
+	taskrt__report_give(NULL);
+}
+
+static void *
+fail_here(void *arg)
+{
+	struct taskrt__report *r;
+
+	reset();
+	add_race(1, 2, 0x5000, 8);
+	struct taskrt__report_source src = source(TASKRT_ERACE);
+	MUST_OK(taskrt__report_make(&src, &r));
+	taskrt__report_give(r);
+	*(int *)arg = taskrt_report()->error;
+	return NULL;
+}
+
+static void
+test_each_thread_has_its_own_report(void)
+{
+	pthread_t t;
+	int theirs = 0;
+
+	taskrt__report_give(NULL);
+	MUST_BE(pthread_create(&t, NULL, fail_here, &theirs), 0);
+	MUST_BE(pthread_join(t, NULL), 0);
+	MUST_BE(theirs, TASKRT_ERACE);
+	MUST_BE(taskrt_report()->error, 0);
+}
+
+SUITE(taskrt_client_report, "taskrt.client.report",
+    T(test_before_any_run_the_report_is_empty),
+    T(test_failures_come_root_causes_first),
+    T(test_races_name_both_tasks_and_the_block),
+    T(test_all_races_are_counted_but_only_listed_ones_shown),
+    T(test_malformed_lists_are_refused),
+    T(test_print_shows_failures_with_backtraces),
+    T(test_an_error_needs_no_memory_and_maps_to_a_public_code),
+    T(test_each_thread_has_its_own_report));

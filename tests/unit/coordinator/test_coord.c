@@ -1,0 +1,1320 @@
+/*
+ * The coordinator with fake links: peers are queues of frames that the core sent,
+ * tests answer for them. Time is a number.
+ */
+#include <elf.h>
+#include <stdlib.h>
+
+#include "../../../coordinator/core/coord.h"
+#include "../../../dsm/base/counters.h"
+#include "../../../dsm/wire/packdiff.h"
+#include "../../test.h"
+
+#define HEAP UINT64_C(0x100000000000)
+#if defined(__x86_64__)
+#define ARCH EM_X86_64
+#else
+#define ARCH EM_AARCH64
+#endif
+
+/* --- fake peers --- */
+
+struct sent {
+	unsigned type;
+	uint8_t *body;
+	size_t len;
+};
+
+struct fake {
+	struct coord_link link; /* first: the core's handle */
+	struct coord *k;
+	struct coord_peer *peer;
+	struct sent *v;
+	size_t n, cap, next; /* next: not looked at by the test */
+	char closed[200];    /* reason, "" while open */
+	uint64_t session;    /* from WELCOME */
+	uint8_t key[DSM_KEY_LEN];
+	uint64_t now;
+	struct dsm_wbuf buf;
+};
+
+static void
+fake_send(struct coord_link *l, unsigned type, const struct iovec *iov,
+          int n_iov)
+{
+	struct fake *f = (struct fake *)l;
+	struct sent *s;
+
+	if (f->n == f->cap) {
+		f->cap = f->cap * 2 + 16;
+		f->v = realloc(f->v, f->cap * sizeof(*f->v));
+	}
+	s = &f->v[f->n++];
+	s->type = type;
+	s->len = 0;
+	for (int i = 0; i < n_iov; i++)
+		s->len += iov[i].iov_len;
+	s->body = malloc(s->len + 1);
+	for (size_t off = 0, i = 0; i < (size_t)n_iov; i++) {
+		memcpy(s->body + off, iov[i].iov_base, iov[i].iov_len);
+		off += iov[i].iov_len;
+	}
+}
+
+static void
+fake_close(struct coord_link *l, const char *reason)
+{
+	struct fake *f = (struct fake *)l;
+
+	snprintf(f->closed, sizeof(f->closed), "%s", reason);
+}
+
+static void
+fake_fini(struct fake *f)
+{
+	for (size_t i = 0; i < f->n; i++)
+		free(f->v[i].body);
+	free(f->v);
+	dsm__wbuf_fini(&f->buf);
+	memset(f, 0, sizeof(*f));
+}
+
+static struct dsm_msg_hello
+hello_of(unsigned role, const char *name, unsigned n_slots)
+{
+	return (struct dsm_msg_hello){
+	    .magic = DSM_MAGIC,
+	    .version = DSM_VERSION,
+	    .role = (uint16_t)role,
+	    .page_size = 4096,
+	    .arch = ARCH,
+	    .n_slots = n_slots,
+	    .name = dsm__str(name),
+	    .addr = dsm__str("10.0.0.1:7000"),
+	};
+}
+
+/* The next frame of that type, skipping others; NULL when there is none. */
+static struct sent *
+next_of(struct fake *f, unsigned type)
+{
+	while (f->next < f->n)
+		if (f->v[f->next++].type == type)
+			return &f->v[f->next - 1];
+	return NULL;
+}
+
+static unsigned
+count_of(const struct fake *f, unsigned type)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < f->n; i++)
+		n += f->v[i].type == type;
+	return n;
+}
+
+static int
+join_hello(struct coord *k, struct fake *f, const struct dsm_msg_hello *h)
+{
+	struct dsm_msg_welcome m;
+	struct sent *s;
+	int err;
+
+	memset(f, 0, sizeof(*f));
+	f->link.send = fake_send;
+	f->link.close = fake_close;
+	f->k = k;
+	f->now = DSM_SEC;
+	err = coord_join(k, h, "peer:1", &f->link, &f->peer);
+	if (err != DSM_OK)
+		return err;
+	s = next_of(f, DSM_MSG_WELCOME);
+	MUST(s != NULL);
+	MUST_OK(dsm__decode_welcome(s->body, s->len, &m));
+	f->session = m.session;
+	if (m.key.len == DSM_KEY_LEN)
+		memcpy(f->key, m.key.ptr, DSM_KEY_LEN);
+	return DSM_OK;
+}
+
+static void
+join(struct coord *k, struct fake *f, unsigned role, const char *name,
+     unsigned n_slots)
+{
+	struct dsm_msg_hello h = hello_of(role, name, n_slots);
+
+	MUST_OK(join_hello(k, f, &h));
+}
+
+static void
+leave(struct fake *f)
+{
+	coord_peer_gone(f->k, f->peer, f->now);
+	fake_fini(f);
+}
+
+/* Pass in what f->buf holds. */
+static int
+say(struct fake *f, unsigned type, int encoded)
+{
+	struct dsm_frame frame = {.type = (uint16_t)type};
+	int err;
+
+	MUST_OK(encoded);
+	frame.body = f->buf.ptr;
+	frame.len = (uint32_t)f->buf.len;
+	err = coord_frame(f->k, f->peer, &frame, f->now);
+	dsm__wbuf_reset(&f->buf);
+	return err;
+}
+
+/* --- a coordinator with one client and a few workers --- */
+
+enum { MAX_WORKERS = 4 };
+
+struct rig {
+	struct coord *k;
+	struct fake c;
+	struct fake w[MAX_WORKERS];
+	unsigned n_workers;
+	uint64_t now;
+};
+
+static void
+rig_init(struct rig *g, unsigned n_workers, unsigned n_slots)
+{
+	const struct coord_params p = {
+	    .no_worker_ms = 10000,
+	    .heartbeat_ms = 1000,
+	    .where = "10.0.0.9:7070",
+	};
+	char name[16];
+
+	memset(g, 0, sizeof(*g));
+	MUST_OK(coord_create(&p, &g->k));
+	g->now = DSM_SEC;
+	join(g->k, &g->c, DSM_ROLE_CLIENT, "prog", 0);
+	for (unsigned i = 0; i < n_workers; i++) {
+		snprintf(name, sizeof(name), "node%u", i);
+		join(g->k, &g->w[i], DSM_ROLE_WORKER, name, n_slots);
+	}
+	g->n_workers = n_workers;
+}
+
+static void
+rig_fini(struct rig *g)
+{
+	coord_destroy(g->k);
+	fake_fini(&g->c);
+	for (unsigned i = 0; i < MAX_WORKERS; i++)
+		fake_fini(&g->w[i]);
+}
+
+/* Options of the runs that tests launch. */
+struct launch {
+	uint64_t run;
+	uint32_t mode, flags, max_slots, retries;
+	uint64_t begin, end, chunk;
+	int no_table;
+};
+
+static int
+launch_from(struct fake *c, const struct launch *l)
+{
+	const struct dsm_rec_range range = {
+	    .start = HEAP,
+	    .end = HEAP + (1 << 20),
+	    .prot = 3,
+	    .kind = DSM_RANGE_HEAP,
+	};
+	struct dsm_wbuf ranges = {0};
+	struct dsm_msg_run m = {
+	    .session = c->session,
+	    .run = l->run != 0 ? l->run : 1,
+	    .mode = l->mode != 0 ? l->mode : DSM_MODE_TASKS,
+	    .flags = l->flags | (l->no_table ? 0 : DSM_RUN_RANGES),
+	    .begin = l->begin,
+	    .end = l->end,
+	    .chunk = l->chunk,
+	    .max_slots = l->max_slots,
+	    .retries = l->retries,
+	    .name = dsm__str("the run"),
+	};
+	int err;
+
+	MUST_OK(dsm__pack_range(&ranges, &range));
+	if (!l->no_table)
+		m.ranges = (struct dsm_array){ranges.ptr, 1};
+	err = say(c, DSM_MSG_RUN, dsm__encode_run(&c->buf, &m));
+	dsm__wbuf_fini(&ranges);
+	return err;
+}
+
+#define launch(g, ...) launch_from(&(g)->c, &(const struct launch){__VA_ARGS__})
+
+/* The next EXEC to that worker: 1, 0 when there is none. */
+static int
+next_exec(struct fake *w, struct dsm_msg_exec *x)
+{
+	struct sent *s = next_of(w, DSM_MSG_EXEC);
+
+	if (s == NULL)
+		return 0;
+	MUST_OK(dsm__decode_exec(s->body, s->len, x));
+	return 1;
+}
+
+/* What a slot reports of an EXEC. */
+struct answer {
+	int failed;
+	uint64_t task;   /* that failed */
+	uint64_t addr;   /* not 0: task lo wrote 8 bytes there */
+	int no_counters; /* the worker speaks for a dead slot */
+};
+
+static int
+answer_done(struct fake *w, const struct dsm_msg_exec *x,
+            const struct answer *a)
+{
+	struct dsm_counters c = {.tasks = a->failed ? a->task - x->lo
+	                                            : x->hi - x->lo,
+	                         .exec_ns = (x->hi - x->lo) * DSM_MS};
+	struct dsm_wbuf mask = {0}, masks = {0}, sets = {0}, fails = {0},
+	                counters = {0};
+	struct dsm_msg_done m = {x->session, x->run, x->attempt, 0,  {0},
+	                         {0},        {0},    {0},        {0}};
+	int err;
+
+	if (a->addr != 0) {
+		uint64_t head = (a->addr >> 12) << 4 | 2;
+		uint16_t run[3] = {1, a->addr & 4095, 8};
+		struct dsm_rec_taskset set = {x->lo, 0, 14};
+
+		MUST_OK(dsm__wbuf_put(&mask, &head, sizeof(head)));
+		MUST_OK(dsm__wbuf_put(&mask, run, sizeof(run)));
+		MUST_OK(dsm__pack_taskset(&sets, &set));
+		m.n_bytes = 8;
+		m.sets = (struct dsm_array){sets.ptr, 1};
+	}
+	MUST_OK(dsm__squeeze(&masks, mask.ptr, mask.len, 1));
+	m.masks = (struct dsm_blob){masks.ptr, (uint32_t)masks.len};
+	if (a->failed) {
+		const struct dsm_rec_failure f = {.task = a->task,
+		                                  .kind = DSM_FAIL_CRASH,
+		                                  .signal = 11,
+		                                  .text_len = 4};
+
+		MUST_OK(dsm__pack_failure(&fails, &f));
+		m.failures = (struct dsm_array){fails.ptr, 1};
+		m.texts = (struct dsm_blob){(const uint8_t *)"boom", 4};
+	}
+	MUST_OK(dsm__counters_pack(&counters, &c));
+	if (!a->no_counters)
+		m.counters =
+		    (struct dsm_blob){counters.ptr, (uint32_t)counters.len};
+	err = say(w, DSM_MSG_DONE, dsm__encode_done(&w->buf, &m));
+	dsm__wbuf_fini(&mask);
+	dsm__wbuf_fini(&masks);
+	dsm__wbuf_fini(&sets);
+	dsm__wbuf_fini(&fails);
+	dsm__wbuf_fini(&counters);
+	return err;
+}
+
+#define answer(w, x, ...) answer_done(w, x, &(const struct answer){__VA_ARGS__})
+
+static int
+stored(struct fake *c, const struct dsm_msg_exec *x)
+{
+	const struct dsm_msg_stored m = {x->run, x->attempt};
+
+	return say(c, DSM_MSG_STORED, dsm__encode_stored(&c->buf, &m));
+}
+
+static int
+returned(struct fake *w, const struct dsm_msg_exec *x, const char *reason)
+{
+	const struct dsm_msg_returned m = {x->session, x->run, x->attempt,
+	                                   dsm__str(reason)};
+
+	return say(w, DSM_MSG_RETURNED, dsm__encode_returned(&w->buf, &m));
+}
+
+/* The client's next VERDICT: 1, 0 when there is none. */
+static int
+next_verdict(struct fake *c, struct dsm_msg_verdict *v)
+{
+	struct sent *s = next_of(c, DSM_MSG_VERDICT);
+
+	if (s == NULL)
+		return 0;
+	MUST_OK(dsm__decode_verdict(s->body, s->len, v));
+	return 1;
+}
+
+static void
+expect_verdict(struct fake *c, int code, struct dsm_msg_verdict *v)
+{
+	MUST(next_verdict(c, v));
+	MUST_BE(-(int)v->code, code);
+}
+
+static int
+str_has(struct dsm_str s, const char *part)
+{
+	return memmem(s.ptr, s.len, part, strlen(part)) != NULL;
+}
+
+/* Answer everything until nothing is out. Returns how many EXECs. */
+static unsigned
+work_off(struct rig *g)
+{
+	struct dsm_msg_exec x;
+	unsigned n = 0, again = 1;
+
+	while (again) {
+		again = 0;
+		for (unsigned i = 0; i < g->n_workers; i++)
+			while (next_exec(&g->w[i], &x)) {
+				MUST_OK(answer(&g->w[i], &x, 0));
+				n++;
+				again = 1;
+			}
+	}
+	return n;
+}
+
+/* --- joining --- */
+
+static void
+test_a_client_that_joins_gets_a_session_and_a_key(void)
+{
+	struct rig g;
+	uint8_t wrong[DSM_KEY_LEN] = {0};
+
+	rig_init(&g, 0, 0);
+	MUST(g.c.session != 0);
+	MUST(coord_session_client(g.k, g.c.session, g.c.key, DSM_KEY_LEN) ==
+	     &g.c.link);
+	MUST(coord_session_client(g.k, g.c.session, wrong, DSM_KEY_LEN) ==
+	     NULL);
+	MUST(coord_session_client(g.k, g.c.session, g.c.key, 3) == NULL);
+	MUST(coord_session_client(g.k, 99, g.c.key, DSM_KEY_LEN) == NULL);
+	rig_fini(&g);
+}
+
+static void
+test_a_peer_of_another_version_is_refused(void)
+{
+	struct dsm_msg_hello h = hello_of(DSM_ROLE_WORKER, "old", 1);
+	struct rig g;
+	struct dsm_msg_refuse m;
+	struct sent *s;
+
+	rig_init(&g, 0, 0);
+	h.version = 99;
+	MUST_BE(join_hello(g.k, &g.w[0], &h), DSM_EVERSION);
+	MUST(g.w[0].peer == NULL);
+	MUST(g.w[0].closed[0] != '\0');
+	s = next_of(&g.w[0], DSM_MSG_REFUSE);
+	MUST(s != NULL);
+	MUST_OK(dsm__decode_refuse(s->body, s->len, &m));
+	MUST_BE(m.code, -DSM_EVERSION);
+	rig_fini(&g);
+}
+
+static void
+test_workers_are_told_of_sessions_with_disjoint_arenas(void)
+{
+	struct rig g;
+	struct dsm_msg_session m[2];
+
+	rig_init(&g, 2, 1);
+	for (unsigned i = 0; i < 2; i++) {
+		struct sent *s = next_of(&g.w[i], DSM_MSG_SESSION);
+
+		MUST(s != NULL);
+		MUST_OK(dsm__decode_session(s->body, s->len, &m[i]));
+		MUST_BE(m[i].session, g.c.session);
+		MUST_BE(m[i].arena_count, 64);
+		MUST(memcmp(m[i].key.ptr, g.c.key, DSM_KEY_LEN) == 0);
+		MUST(str_has(m[i].addr, "10.0.0.1:7000"));
+	}
+	MUST(m[0].arena_first != m[1].arena_first);
+	rig_fini(&g);
+}
+
+static void
+test_workers_hear_when_a_session_ends(void)
+{
+	struct rig g;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 4));
+	leave(&g.c);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_SESSION_END), 1);
+	rig_fini(&g);
+}
+
+/* --- launching --- */
+
+static void
+expect_refused_run(const struct launch *l)
+{
+	struct rig g;
+
+	rig_init(&g, 1, 1);
+	MUST_BE(launch_from(&g.c, l), DSM_EPROTO);
+	MUST_BE(count_of(&g.c, DSM_MSG_REFUSE), 1);
+	MUST(g.c.closed[0] != '\0');
+	MUST_BE(count_of(&g.w[0], DSM_MSG_RUN), 0);
+	rig_fini(&g);
+}
+
+static void
+test_runs_that_make_no_sense_are_refused(void)
+{
+	expect_refused_run(&(struct launch){.end = 1, .no_table = 1});
+	expect_refused_run(&(struct launch){.run = 2, .end = 1});
+	expect_refused_run(&(struct launch){.mode = 77, .end = 1});
+	expect_refused_run(&(struct launch){.flags = 1u << 30, .end = 1});
+	expect_refused_run(&(struct launch){.begin = 1, .end = 2});
+	expect_refused_run(
+	    &(struct launch){.mode = DSM_MODE_FOR, .begin = 3, .end = 2});
+	expect_refused_run(&(struct launch){.end = (UINT64_C(1) << 40) + 1});
+}
+
+static void
+test_a_second_run_in_flight_is_refused(void)
+{
+	struct rig g;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 100));
+	MUST_BE(launch(&g, .run = 2, .end = 1), DSM_EPROTO);
+	rig_fini(&g);
+}
+
+static void
+test_a_run_goes_to_all_workers_and_its_tasks_are_accepted(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_counters c;
+	unsigned n;
+
+	rig_init(&g, 3, 2);
+	MUST_OK(launch(&g, .end = 100));
+	for (unsigned i = 0; i < 3; i++)
+		MUST_BE(count_of(&g.w[i], DSM_MSG_RUN), 1);
+	n = work_off(&g);
+	expect_verdict(&g.c, DSM_OK, &v);
+	MUST_BE(v.accepted.n, n);
+	dsm__counters_unpack(v.counters, &c);
+	MUST_BE(c.tasks, 100);
+	MUST_BE(c.chunks, n);
+	rig_fini(&g);
+}
+
+static void
+test_an_empty_run_succeeds_at_once(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+
+	rig_init(&g, 0, 0);
+	MUST_OK(launch(&g, .end = 0));
+	expect_verdict(&g.c, DSM_OK, &v);
+	MUST_BE(v.accepted.n, 0);
+	rig_fini(&g);
+}
+
+static void
+test_a_late_worker_gets_the_run_in_flight_with_the_table(void)
+{
+	struct rig g;
+	struct dsm_msg_run m;
+	struct sent *s;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 100));
+	join(g.k, &g.w[1], DSM_ROLE_WORKER, "late", 1);
+	g.n_workers = 2;
+	s = next_of(&g.w[1], DSM_MSG_RUN);
+	MUST(s != NULL);
+	MUST_OK(dsm__decode_run(s->body, s->len, &m));
+	MUST_BE(m.ranges.n, 1);
+	MUST(m.flags & DSM_RUN_RANGES);
+	MUST(next_of(&g.w[1], DSM_MSG_EXEC) != NULL);
+	rig_fini(&g);
+}
+
+static void
+test_a_worker_of_the_pause_gets_the_table_with_the_next_run(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_run m;
+	struct sent *s;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 1));
+	work_off(&g);
+	expect_verdict(&g.c, DSM_OK, &v);
+	join(g.k, &g.w[1], DSM_ROLE_WORKER, "late", 1);
+	g.n_workers = 2;
+	MUST_OK(launch(&g, .run = 2, .end = 4, .no_table = 1));
+	s = next_of(&g.w[0], DSM_MSG_RUN);
+	MUST_OK(dsm__decode_run(s->body, s->len, &m));
+	MUST_BE(m.ranges.n, 0);
+	s = next_of(&g.w[1], DSM_MSG_RUN);
+	MUST_OK(dsm__decode_run(s->body, s->len, &m));
+	MUST_BE(m.ranges.n, 1);
+	work_off(&g);
+	expect_verdict(&g.c, DSM_OK, &v);
+	rig_fini(&g);
+}
+
+/* --- attempts --- */
+
+static void
+test_an_attempt_that_wrote_counts_when_it_is_stored(void)
+{
+	for (int stored_first = 0; stored_first < 2; stored_first++) {
+		struct rig g;
+		struct dsm_msg_verdict v;
+		struct dsm_msg_exec x;
+
+		rig_init(&g, 1, 1);
+		MUST_OK(launch(&g, .end = 1));
+		MUST(next_exec(&g.w[0], &x));
+		if (stored_first)
+			MUST_OK(stored(&g.c, &x));
+		MUST_OK(answer(&g.w[0], &x, .addr = HEAP));
+		if (!stored_first) {
+			MUST(!next_verdict(&g.c, &v));
+			MUST_OK(stored(&g.c, &x));
+		}
+		expect_verdict(&g.c, DSM_OK, &v);
+		MUST_BE(v.accepted.n, 1);
+		rig_fini(&g);
+	}
+}
+
+static void
+test_a_lost_worker_s_tasks_go_to_another(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x;
+	struct dsm_counters c;
+
+	rig_init(&g, 2, 2);
+	MUST_OK(launch(&g, .end = 40));
+	/* One DONE but not STORED, the others OUT. */
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(answer(&g.w[0], &x, .addr = HEAP));
+	leave(&g.w[0]);
+	MUST_OK(stored(&g.c, &x)); /* too late */
+	work_off(&g);
+	expect_verdict(&g.c, DSM_OK, &v);
+	dsm__counters_unpack(v.counters, &c);
+	MUST(c.tasks_retried > 0);
+	rig_fini(&g);
+}
+
+static void
+test_a_task_lost_too_often_is_a_failure(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x;
+	struct dsm_rec_failure f;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 1, .retries = 2));
+	for (unsigned i = 0; i < 3; i++) {
+		MUST(next_exec(&g.w[0], &x));
+		MUST_OK(returned(&g.w[0], &x, "the slot was killed"));
+	}
+	expect_verdict(&g.c, DSM_ECONN, &v);
+	MUST_BE(v.failures.n, 1);
+	MUST_OK(dsm__unpack_failure(&v.failures, 0, &f));
+	MUST_BE(f.kind, DSM_FAIL_LOST);
+	MUST(str_has((struct dsm_str){(const char *)v.texts.ptr, v.texts.len},
+	             "lost 3 times, the last time on worker node0: the slot "
+	             "was killed"));
+	rig_fini(&g);
+}
+
+static void
+test_a_return_without_a_reason_blames_nobody(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 1, .retries = 1));
+	for (unsigned i = 0; i < 20; i++) {
+		MUST(next_exec(&g.w[0], &x));
+		MUST_OK(returned(&g.w[0], &x, ""));
+	}
+	work_off(&g);
+	expect_verdict(&g.c, DSM_OK, &v);
+	rig_fini(&g);
+}
+
+static void
+test_late_answers_are_dropped(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x, gone;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 1));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(returned(&g.w[0], &x, "stopping"));
+	MUST_OK(answer(&g.w[0], &x, .addr = HEAP));
+	MUST_OK(stored(&g.c, &x));
+	MUST_OK(returned(&g.w[0], &x, "stopping"));
+	gone = x;
+	gone.attempt = 12345;
+	MUST_OK(answer(&g.w[0], &gone, 0));
+	gone = x;
+	gone.session = 777;
+	MUST_OK(answer(&g.w[0], &gone, 0));
+	MUST(!next_verdict(&g.c, &v));
+	work_off(&g);
+	expect_verdict(&g.c, DSM_OK, &v);
+	MUST_OK(answer(&g.w[0], &x, 0));
+	rig_fini(&g);
+}
+
+static void
+test_answering_for_another_worker_is_a_protocol_error(void)
+{
+	struct rig g;
+	struct dsm_msg_exec x;
+
+	rig_init(&g, 2, 1);
+	MUST_OK(launch(&g, .end = 10));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_BE(answer(&g.w[1], &x, 0), DSM_EPROTO);
+	MUST(g.w[1].closed[0] != '\0');
+	rig_fini(&g);
+}
+
+static void
+test_masks_that_lie_are_a_protocol_error(void)
+{
+	struct rig g;
+	struct dsm_msg_exec x, lie;
+
+	rig_init(&g, 2, 1);
+	MUST_OK(launch(&g, .end = 10));
+	MUST(next_exec(&g.w[0], &x));
+	lie = x;
+	lie.lo = x.hi; /* a task that is not its own */
+	MUST_BE(answer(&g.w[0], &lie, .addr = HEAP), DSM_EPROTO);
+	MUST(next_exec(&g.w[1], &x));
+	MUST_BE(answer(&g.w[1], &x, .failed = 1, .task = x.hi), DSM_EPROTO);
+	rig_fini(&g);
+}
+
+static void
+test_garbage_closes_the_connection(void)
+{
+	struct rig g;
+	const struct dsm_frame f = {
+	    .type = DSM_MSG_DONE, .body = (const uint8_t *)"xyz", .len = 3};
+
+	rig_init(&g, 1, 1);
+	MUST_BE(coord_frame(g.k, g.w[0].peer, &f, g.now), DSM_EPROTO);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_REFUSE), 1);
+	MUST(g.w[0].closed[0] != '\0');
+	/* Out of place from a client. */
+	MUST_BE(coord_frame(g.k, g.c.peer, &f, g.now), DSM_EPROTO);
+	rig_fini(&g);
+}
+
+/* --- failures and races --- */
+
+static void
+test_tasks_behind_a_failed_one_run_again(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x, again;
+	struct dsm_rec_failure f;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(
+	    launch(&g, .end = 10, .chunk = 10, .flags = DSM_RUN_KEEP_PARTIAL));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(answer(&g.w[0], &x, .failed = 1, .task = 4, .addr = HEAP));
+	MUST(next_exec(&g.w[0], &again));
+	MUST_BE(again.lo, 5);
+	MUST_BE(again.hi, 10);
+	MUST_OK(answer(&g.w[0], &again, 0));
+	MUST(!next_verdict(&g.c, &v));
+	MUST_OK(stored(&g.c, &x));
+	expect_verdict(&g.c, DSM_ETASK, &v);
+	MUST_BE(v.accepted.n, 2);
+	MUST_BE(v.failures.n, 1);
+	MUST_OK(dsm__unpack_failure(&v.failures, 0, &f));
+	MUST_BE(f.task, 4);
+	MUST_BE(f.signal, 11);
+	MUST(str_has(v.text, "1 of 10 tasks failed; the first: task 4: boom"));
+	rig_fini(&g);
+}
+
+static void
+test_a_killed_slot_s_earlier_tasks_run_again(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x;
+	unsigned seen[10] = {0};
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 10, .chunk = 10));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(answer(&g.w[0], &x, .failed = 1, .task = 4, .no_counters = 1));
+	while (next_exec(&g.w[0], &x)) {
+		for (uint64_t i = x.lo; i < x.hi; i++)
+			seen[i]++;
+		MUST_OK(answer(&g.w[0], &x, 0));
+	}
+	for (unsigned i = 0; i < 10; i++)
+		MUST_BE(seen[i], i != 4);
+	expect_verdict(&g.c, DSM_ETASK, &v);
+	MUST_BE(v.accepted.n, 0);
+	rig_fini(&g);
+}
+
+static void
+test_a_failed_loop_chunk_is_void(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .mode = DSM_MODE_FOR, .begin = 100, .end = 120,
+	               .chunk = 20, .flags = DSM_RUN_KEEP_PARTIAL));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(answer(&g.w[0], &x, .failed = 1, .task = 110));
+	work_off(&g);
+	expect_verdict(&g.c, DSM_ETASK, &v);
+	/* [100, 110) and [111, 120) in attempts of their own. */
+	MUST_BE(v.accepted.n, 2);
+	MUST_BE(v.failures.n, 1);
+	rig_fini(&g);
+}
+
+static void
+test_fail_fast_ends_the_run_with_the_first_failure(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x;
+
+	rig_init(&g, 2, 2);
+	MUST_OK(launch(&g, .end = 100, .flags = DSM_RUN_FAIL_FAST));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(answer(&g.w[0], &x, .failed = 1, .task = x.lo));
+	expect_verdict(&g.c, DSM_ETASK, &v);
+	MUST_BE(count_of(&g.w[1], DSM_MSG_CANCEL), 1);
+	/* Their late answers do no harm, the next run has all slots. */
+	MUST(next_exec(&g.w[1], &x));
+	MUST_OK(answer(&g.w[1], &x, 0));
+	MUST_OK(launch(&g, .run = 2, .end = 50));
+	while (next_exec(&g.w[1], &x) && x.run != 2)
+		;
+	MUST_BE(x.run, 2);
+	rig_fini(&g);
+}
+
+static void
+test_two_writers_of_a_byte_are_a_race(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x, y;
+	struct dsm_rec_race race;
+
+	rig_init(&g, 2, 1);
+	MUST_OK(launch(&g, .end = 2, .flags = DSM_RUN_KEEP_PARTIAL));
+	MUST(next_exec(&g.w[0], &x));
+	MUST(next_exec(&g.w[1], &y));
+	MUST_OK(answer(&g.w[1], &y, .addr = HEAP + 16));
+	MUST_OK(answer(&g.w[0], &x, .addr = HEAP + 20));
+	MUST_OK(stored(&g.c, &x));
+	MUST_OK(stored(&g.c, &y));
+	expect_verdict(&g.c, DSM_ERACE, &v);
+	MUST_BE(v.accepted.n, 0);
+	MUST_BE(v.n_races, 1);
+	MUST_OK(dsm__unpack_race(&v.races, 0, &race));
+	MUST_BE(race.addr, HEAP + 20);
+	MUST_BE(race.len, 4);
+	MUST_BE(race.task_a, 0);
+	MUST_BE(race.task_b, 1);
+	MUST(str_has(v.text, "tasks 0 and 1 both wrote 4 bytes"));
+	rig_fini(&g);
+}
+
+static void
+test_cancel_is_answered_at_once(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	const struct dsm_msg_cancel m = {1, 1};
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 100));
+	MUST_OK(say(&g.c, DSM_MSG_CANCEL, dsm__encode_cancel(&g.c.buf, &m)));
+	expect_verdict(&g.c, DSM_ECANCELED, &v);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_CANCEL), 1);
+	rig_fini(&g);
+}
+
+/* --- workers that cannot, or are not there --- */
+
+static void
+test_a_run_without_workers_ends_after_a_while(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+
+	rig_init(&g, 0, 0);
+	MUST_OK(launch(&g, .end = 1));
+	for (unsigned ms = 0; ms <= 10500; ms += 100) {
+		coord_tick(g.k, g.now + ms * DSM_MS);
+		if (ms < 10000)
+			MUST(!next_verdict(&g.c, &v));
+		g.c.now = g.now + ms * DSM_MS; /* it is alive */
+		if (g.c.closed[0] == '\0')
+			MUST_OK(say(&g.c, DSM_MSG_PONG,
+			            dsm__encode_pong(
+			                &g.c.buf, &(struct dsm_msg_pong){1})));
+	}
+	g.c.next = 0;
+	expect_verdict(&g.c, DSM_ECONN, &v);
+	MUST(str_has(v.text, "no worker has joined the coordinator at "
+	                     "10.0.0.9:7070 within 10 s"));
+	rig_fini(&g);
+}
+
+static void
+test_a_worker_whose_cpu_lacks_something_is_not_asked(void)
+{
+	static const uint8_t all[48] = {[0 ... 47] = 0xff}, none[48];
+	struct dsm_msg_hello h = hello_of(DSM_ROLE_CLIENT, "prog", 0);
+	struct dsm_msg_hello hw = hello_of(DSM_ROLE_WORKER, "node7", 2);
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct fake c;
+
+	rig_init(&g, 0, 0);
+	h.cpu = (struct dsm_blob){all, sizeof(all)};
+	hw.cpu = (struct dsm_blob){none, sizeof(none)};
+	MUST_OK(join_hello(g.k, &c, &h));
+	MUST_OK(join_hello(g.k, &g.w[0], &hw));
+	MUST_BE(count_of(&g.w[0], DSM_MSG_SESSION), 1); /* of the other one */
+	MUST_OK(launch_from(&c, &(struct launch){.end = 1}));
+	coord_tick(g.k, g.now);
+	coord_tick(g.k, g.now + 2 * DSM_SEC);
+	coord_tick(g.k, g.now + 12 * DSM_SEC);
+	expect_verdict(&c, DSM_ECONN, &v);
+	MUST(str_has(v.text,
+	             "worker node7 cannot run this program: its CPU lacks "));
+	leave(&c);
+	rig_fini(&g);
+}
+
+static void
+test_an_unfit_worker_s_tasks_go_elsewhere(void)
+{
+	const struct dsm_msg_unfit m = {1, dsm__str("addresses collide")};
+	struct rig g;
+	struct dsm_msg_verdict v;
+	unsigned n;
+
+	rig_init(&g, 2, 1);
+	MUST_OK(launch(&g, .end = 20));
+	MUST_OK(
+	    say(&g.w[0], DSM_MSG_UNFIT, dsm__encode_unfit(&g.w[0].buf, &m)));
+	n = count_of(&g.w[0], DSM_MSG_EXEC);
+	g.w[0].next = g.w[0].n;
+	work_off(&g);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_EXEC), n);
+	expect_verdict(&g.c, DSM_OK, &v);
+	rig_fini(&g);
+}
+
+static void
+test_a_silent_peer_is_closed_and_a_lively_one_pinged(void)
+{
+	struct rig g;
+	uint64_t t;
+
+	rig_init(&g, 2, 1);
+	for (t = g.now; t < g.now + 8 * DSM_SEC; t += DSM_SEC / 2) {
+		g.w[0].now = g.c.now = t;
+		MUST_OK(say(
+		    &g.w[0], DSM_MSG_PING,
+		    dsm__encode_ping(&g.w[0].buf, &(struct dsm_msg_ping){7})));
+		MUST_OK(
+		    say(&g.c, DSM_MSG_PONG,
+		        dsm__encode_pong(&g.c.buf, &(struct dsm_msg_pong){1})));
+		MUST(coord_tick(g.k, t) > t);
+	}
+	MUST(g.w[0].closed[0] == '\0' && g.c.closed[0] == '\0');
+	MUST(strstr(g.w[1].closed, "silent for") != NULL);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_PING), 8);
+	MUST(count_of(&g.w[0], DSM_MSG_PONG) > 0);
+	rig_fini(&g);
+}
+
+static void
+test_progress_comes_four_times_a_second_in_long_runs(void)
+{
+	struct rig g;
+	struct dsm_msg_progress m;
+	struct dsm_msg_exec x;
+	struct sent *s;
+
+	rig_init(&g, 1, 2);
+	MUST_OK(launch(&g, .end = 100, .chunk = 1));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(answer(&g.w[0], &x, 0));
+	for (unsigned ms = 0; ms <= 1500; ms += 50)
+		coord_tick(g.k, g.now + ms * DSM_MS);
+	MUST_BE(count_of(&g.c, DSM_MSG_PROGRESS), 5);
+	s = next_of(&g.c, DSM_MSG_PROGRESS);
+	MUST_OK(dsm__decode_progress(s->body, s->len, &m));
+	MUST_BE(m.done, 1);
+	MUST_BE(m.total, 100);
+	MUST_BE(m.slots, 2);
+	rig_fini(&g);
+}
+
+/* --- sharing --- */
+
+static void
+test_max_slots_bounds_what_is_out(void)
+{
+	struct rig g;
+
+	rig_init(&g, 2, 4);
+	MUST_OK(launch(&g, .end = 100, .max_slots = 3));
+	MUST_BE(count_of(&g.w[0], DSM_MSG_EXEC) +
+	            count_of(&g.w[1], DSM_MSG_EXEC),
+	        3);
+	work_off(&g);
+	rig_fini(&g);
+}
+
+static void
+test_few_tasks_spread_over_all_workers(void)
+{
+	struct rig g;
+
+	rig_init(&g, 4, 4);
+	MUST_OK(launch(&g, .end = 8));
+	for (unsigned i = 0; i < 4; i++)
+		MUST_BE(count_of(&g.w[i], DSM_MSG_EXEC), 2);
+	rig_fini(&g);
+}
+
+static void
+test_two_sessions_share_the_slots(void)
+{
+	struct rig g;
+	struct fake other;
+	struct dsm_msg_exec x;
+	unsigned n[2] = {0};
+
+	rig_init(&g, 1, 4);
+	join(g.k, &other, DSM_ROLE_CLIENT, "other", 0);
+	MUST_OK(launch(&g, .end = 1000, .chunk = 1));
+	MUST_OK(launch_from(&other, &(struct launch){.end = 1000, .chunk = 1}));
+	/* The first had all places; as they come free the other catches up. */
+	for (unsigned i = 0; i < 200; i++) {
+		MUST(next_exec(&g.w[0], &x));
+		if (i >= 20)
+			n[x.session == other.session]++;
+		MUST_OK(answer(&g.w[0], &x, 0));
+	}
+	CU_ASSERT(n[0] > 80 && n[1] > 80);
+	leave(&other);
+	rig_fini(&g);
+}
+
+/* --- sizes --- */
+
+static void
+test_a_hundred_thousand_single_tasks_take_no_time(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	uint64_t start = dsm__now();
+
+	rig_init(&g, 2, 8);
+	MUST_OK(launch(&g, .end = 100000, .chunk = 1));
+	MUST_BE(work_off(&g), 100000);
+	expect_verdict(&g.c, DSM_OK, &v);
+	MUST_BE(v.accepted.n, 100000);
+	CU_ASSERT(dsm__now() - start < 5 * DSM_SEC);
+	rig_fini(&g);
+}
+
+static void
+test_stat_tells_of_workers_sessions_and_runs(void)
+{
+	struct dsm_msg_hello h = hello_of(DSM_ROLE_WORKER, "a\"b\n\xff", 3);
+	struct rig g;
+	char *json;
+
+	rig_init(&g, 0, 0);
+	MUST_OK(join_hello(g.k, &g.w[0], &h));
+	MUST_OK(launch(&g, .end = 100));
+	json = coord_stat_json(g.k, g.now);
+	MUST(json != NULL);
+	MUST(strstr(json, "\"name\":\"a\\\"b\\u000a?\"") != NULL);
+	MUST(strstr(json, "\"slots\":3") != NULL);
+	MUST(strstr(json, "\"name\":\"prog\"") != NULL);
+	MUST(strstr(json, "\"run\":{\"run\":1,\"name\":\"the run\","
+	                  "\"mode\":\"tasks\",\"total\":100,") != NULL);
+	free(json);
+	rig_fini(&g);
+}
+
+static void
+test_a_tool_gets_the_state(void)
+{
+	struct rig g;
+	struct fake tool;
+	struct sent *s;
+
+	rig_init(&g, 1, 1);
+	join(g.k, &tool, DSM_ROLE_TOOL, "stat", 0);
+	MUST_OK(say(&tool, DSM_MSG_STAT,
+	            dsm__encode_stat(&tool.buf, &(struct dsm_msg_stat){0})));
+	s = next_of(&tool, DSM_MSG_STAT_REPLY);
+	MUST(s != NULL);
+	leave(&tool);
+	rig_fini(&g);
+}
+
+/* --- random schedules against a model --- */
+
+enum { N_TASKS = 300, MAX_HELD = 4096 };
+
+struct held {
+	struct dsm_msg_exec x;
+	int worker;    /* -1: answered, kept for late repeats */
+	int wrote;     /* its STORED is still to come */
+	uint64_t done; /* tasks [lo, done) would be accepted */
+};
+
+struct chaos {
+	struct rig g;
+	struct held held[MAX_HELD];
+	unsigned n;
+	uint64_t seed;
+	uint8_t failed[N_TASKS]; /* said so in a DONE */
+};
+
+static uint64_t
+dice(struct chaos *h, uint64_t n)
+{
+	return test_rand(&h->seed) % n;
+}
+
+static void
+chaos_collect(struct chaos *h)
+{
+	for (unsigned i = 0; i < MAX_WORKERS; i++) {
+		struct dsm_msg_exec x;
+
+		while (h->g.w[i].peer != NULL && next_exec(&h->g.w[i], &x)) {
+			MUST(h->n < MAX_HELD);
+			MUST(x.lo < x.hi && x.hi <= N_TASKS);
+			h->held[h->n++] = (struct held){x, (int)i, 0, x.hi};
+		}
+	}
+}
+
+static void
+chaos_answer(struct chaos *h, struct held *a)
+{
+	struct fake *w = &h->g.w[a->worker];
+	struct answer r = {0};
+
+	if (dice(h, 8) == 0) {
+		MUST_OK(returned(w, &a->x, dice(h, 2) ? "lost" : ""));
+		a->worker = -1;
+		return;
+	}
+	if (dice(h, 12) == 0) {
+		r.failed = 1;
+		r.task = a->x.lo + dice(h, a->x.hi - a->x.lo);
+		r.no_counters = dice(h, 2) == 0;
+		a->done = r.task;
+		h->failed[r.task] = 1;
+	}
+	if (dice(h, 2) && (!r.failed || (!r.no_counters && r.task > a->x.lo))) {
+		r.addr = HEAP + a->x.lo * 8;
+		a->wrote = 1;
+		if (dice(h, 2)) {
+			MUST_OK(stored(&h->g.c, &a->x));
+			a->wrote = 0;
+		}
+	}
+	MUST_OK(answer_done(w, &a->x, &r));
+	a->worker = -1;
+}
+
+static void
+chaos_lose_worker(struct chaos *h)
+{
+	unsigned i = (unsigned)dice(h, MAX_WORKERS);
+
+	if (h->g.w[i].peer == NULL) {
+		join(h->g.k, &h->g.w[i], DSM_ROLE_WORKER, "node", 1 + i);
+		return;
+	}
+	leave(&h->g.w[i]);
+	for (unsigned j = 0; j < h->n; j++)
+		if (h->held[j].worker == (int)i)
+			h->held[j].worker = -1;
+}
+
+static void
+chaos_step(struct chaos *h)
+{
+	struct held *a;
+
+	chaos_collect(h);
+	if (dice(h, 40) == 0)
+		chaos_lose_worker(h);
+	if (h->n == 0)
+		return;
+	/* Mostly a young one, or all ends up waiting. */
+	a = &h->held[dice(h, 3) && h->n > 20 ? h->n - 1 - dice(h, 20)
+	                                     : dice(h, h->n)];
+	if (a->worker >= 0)
+		chaos_answer(h, a);
+	else if (a->wrote || dice(h, 4) == 0) /* or a late one */
+		MUST_OK(stored(&h->g.c, &a->x));
+	if (a->worker < 0)
+		a->wrote = 0;
+}
+
+/* The last attempt that was given out with that id. */
+static const struct held *
+chaos_find(const struct chaos *h, uint64_t id)
+{
+	for (unsigned i = 0; i < h->n; i++)
+		if (h->held[i].x.attempt == id)
+			return &h->held[i];
+	return NULL;
+}
+
+static void
+chaos_judge(const struct chaos *h, const struct dsm_msg_verdict *v)
+{
+	uint8_t seen[N_TASKS] = {0};
+	uint64_t last = 0;
+
+	for (uint32_t i = 0; i < v->accepted.n; i++) {
+		struct dsm_rec_attempt rec;
+		const struct held *a;
+
+		MUST_OK(dsm__unpack_attempt(&v->accepted, i, &rec));
+		a = chaos_find(h, rec.id);
+		MUST(a != NULL);
+		MUST(a->x.lo >= last);
+		last = a->done;
+		for (uint64_t t = a->x.lo; t < a->done; t++)
+			seen[t]++;
+	}
+	for (uint32_t i = 0; i < v->failures.n; i++) {
+		struct dsm_rec_failure f;
+
+		MUST_OK(dsm__unpack_failure(&v->failures, i, &f));
+		MUST(f.kind == DSM_FAIL_LOST || h->failed[f.task]);
+		seen[f.task]++;
+	}
+	for (unsigned t = 0; t < N_TASKS; t++)
+		MUST_BE(seen[t], 1);
+	MUST_BE(v->n_races, 0);
+}
+
+static void
+test_random_schedules_account_for_each_task_once(void)
+{
+	static struct chaos h;
+	uint64_t seed = test_seed();
+
+	for (unsigned round = 0; round < 60; round++) {
+		struct dsm_msg_verdict v;
+		unsigned steps = 0;
+
+		memset(&h, 0, sizeof(h));
+		h.seed = test_rand(&seed);
+		rig_init(&h.g, 3, 2);
+		MUST_OK(launch(
+		    &h.g, .end = N_TASKS, .retries = dice(&h, 2) ? 1 : 1000000,
+		    .chunk = dice(&h, 2) * 3, .flags = DSM_RUN_KEEP_PARTIAL,
+		    .max_slots = (uint32_t)dice(&h, 2) * 5));
+		while (!next_verdict(&h.g.c, &v)) {
+			MUST(steps++ < 1000000);
+			chaos_step(&h);
+		}
+		chaos_judge(&h, &v);
+		rig_fini(&h.g);
+	}
+}
+
+SUITE(coordinator_coord, "coordinator.coord",
+      T(test_a_client_that_joins_gets_a_session_and_a_key),
+      T(test_a_peer_of_another_version_is_refused),
+      T(test_workers_are_told_of_sessions_with_disjoint_arenas),
+      T(test_workers_hear_when_a_session_ends),
+      T(test_runs_that_make_no_sense_are_refused),
+      T(test_a_second_run_in_flight_is_refused),
+      T(test_a_run_goes_to_all_workers_and_its_tasks_are_accepted),
+      T(test_an_empty_run_succeeds_at_once),
+      T(test_a_late_worker_gets_the_run_in_flight_with_the_table),
+      T(test_a_worker_of_the_pause_gets_the_table_with_the_next_run),
+      T(test_an_attempt_that_wrote_counts_when_it_is_stored),
+      T(test_a_lost_worker_s_tasks_go_to_another),
+      T(test_a_task_lost_too_often_is_a_failure),
+      T(test_a_return_without_a_reason_blames_nobody),
+      T(test_late_answers_are_dropped),
+      T(test_answering_for_another_worker_is_a_protocol_error),
+      T(test_masks_that_lie_are_a_protocol_error),
+      T(test_garbage_closes_the_connection),
+      T(test_tasks_behind_a_failed_one_run_again),
+      T(test_a_killed_slot_s_earlier_tasks_run_again),
+      T(test_a_failed_loop_chunk_is_void),
+      T(test_fail_fast_ends_the_run_with_the_first_failure),
+      T(test_two_writers_of_a_byte_are_a_race),
+      T(test_cancel_is_answered_at_once),
+      T(test_a_run_without_workers_ends_after_a_while),
+      T(test_a_worker_whose_cpu_lacks_something_is_not_asked),
+      T(test_an_unfit_worker_s_tasks_go_elsewhere),
+      T(test_a_silent_peer_is_closed_and_a_lively_one_pinged),
+      T(test_progress_comes_four_times_a_second_in_long_runs),
+      T(test_max_slots_bounds_what_is_out),
+      T(test_few_tasks_spread_over_all_workers),
+      T(test_two_sessions_share_the_slots),
+      T(test_a_hundred_thousand_single_tasks_take_no_time),
+      T(test_stat_tells_of_workers_sessions_and_runs),
+      T(test_a_tool_gets_the_state),
+      T(test_random_schedules_account_for_each_task_once));

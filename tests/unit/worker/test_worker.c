@@ -1,0 +1,1115 @@
+/*
+ * The worker core between a recording coordinator link and fake slots
+ * (tests/helpers/fakeslot.c): everything real but what slots run.
+ */
+#include "../../../coordinator/worker/worker_priv.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../../helpers/fakeslot.h"
+#include "../../test.h"
+#include "fakeelf.h"
+
+#define SESSION 11
+#define ARENA 64
+#define HEAP_AT UINT64_C(0x10000000000)
+#define N_SLOTS 2
+#define MAX_EVENTS 256
+
+/* A message that went up. */
+struct event {
+	unsigned type;
+	uint64_t attempt, run;
+	unsigned n_failures;
+	struct dsm_rec_failure failure;
+	struct fake_facts facts;
+	char text[400];
+};
+
+struct rig {
+	struct coord_link up; /* first: links are cast back */
+	struct dsm_loop *loop;
+	struct worker *w;
+	struct event events[MAX_EVENTS];
+	unsigned n_events;
+	int closed;
+	int n_local;          /* data links made */
+	int data[ARENA + 64]; /* the client's end of a slot's newest one */
+	int stage_seen;
+	int heap_fd;
+};
+
+/* --- the link --- */
+
+static void
+record_done(struct event *ev, const struct dsm_msg_done *m)
+{
+	ev->attempt = m->attempt;
+	ev->run = m->run;
+	ev->n_failures = m->failures.n;
+	if (m->failures.n > 0) {
+		MUST_OK(dsm__unpack_failure(&m->failures, 0, &ev->failure));
+		if (ev->failure.text_len < sizeof(ev->text))
+			memcpy(ev->text, m->texts.ptr + ev->failure.text_off,
+			       ev->failure.text_len);
+	}
+	if (m->counters.len == sizeof(ev->facts))
+		memcpy(&ev->facts, m->counters.ptr, sizeof(ev->facts));
+}
+
+static void
+up_send(struct coord_link *l, unsigned type, const struct iovec *iov, int n)
+{
+	struct rig *r = (struct rig *)l;
+	struct event *ev = &r->events[r->n_events++];
+	struct dsm_msg_done done;
+	struct dsm_msg_returned returned;
+	struct dsm_msg_unfit unfit;
+
+	MUST(n == 1 && r->n_events < MAX_EVENTS);
+	*ev = (struct event){.type = type};
+	if (type == DSM_MSG_DONE) {
+		MUST_OK(dsm__decode_done(iov->iov_base, iov->iov_len, &done));
+		record_done(ev, &done);
+	} else if (type == DSM_MSG_RETURNED) {
+		MUST_OK(dsm__decode_returned(iov->iov_base, iov->iov_len,
+		                             &returned));
+		ev->attempt = returned.attempt;
+		ev->run = returned.run;
+		dsm__str_copy(ev->text, sizeof(ev->text), returned.reason);
+	} else if (type == DSM_MSG_UNFIT) {
+		MUST_OK(dsm__decode_unfit(iov->iov_base, iov->iov_len, &unfit));
+		dsm__str_copy(ev->text, sizeof(ev->text), unfit.reason);
+	}
+}
+
+static void
+up_close(struct coord_link *l, const char *reason)
+{
+	struct rig *r = (struct rig *)l;
+
+	(void)reason;
+	r->closed = 1;
+}
+
+static int
+local_data(void *ctx, unsigned slot, int stage_fd, int *fd_p)
+{
+	struct rig *r = ctx;
+	int pair[2];
+
+	MUST_OK(dsm__shm_pair(pair));
+	if (r->data[slot] > 0)
+		close(r->data[slot]);
+	r->data[slot] = pair[0];
+	*fd_p = pair[1];
+	r->stage_seen = stage_fd >= 0;
+	r->n_local++;
+	return DSM_OK;
+}
+
+/* --- rig --- */
+
+static void
+rig_init_with(struct rig *r, const struct worker_params *extra)
+{
+	const struct dsm_loop_params lp = {0};
+	struct worker_params p = *extra;
+	struct dsm_error e;
+
+	memset(r, 0, sizeof(*r));
+	r->up.send = up_send;
+	r->up.close = up_close;
+	r->heap_fd = memfd_create("heap", MFD_CLOEXEC);
+	p.n_slots = p.n_slots != 0 ? p.n_slots : N_SLOTS;
+	p.up = &r->up;
+	p.local_ctx = r;
+	p.heap_fd = r->heap_fd;
+	p.slot_elf = p.slot_elf != NULL ? p.slot_elf : fake_elf;
+	MUST_OK(dsm__loop_create(&lp, &r->loop));
+	dsm__loop_lock(r->loop);
+	MUST_OK(worker_create(r->loop, &p, &r->w, &e));
+}
+
+static void
+rig_init(struct rig *r)
+{
+	const struct worker_params p = {.local_data = local_data};
+
+	rig_init_with(r, &p);
+}
+
+static void
+rig_fini(struct rig *r)
+{
+	worker_destroy(r->w);
+	dsm__loop_unlock(r->loop);
+	dsm__loop_destroy(r->loop);
+	for (unsigned i = 0; i < sizeof(r->data) / sizeof(r->data[0]); i++)
+		if (r->data[i] > 0)
+			close(r->data[i]);
+	close(r->heap_fd);
+}
+
+static int
+frame(struct rig *r, unsigned type, int err, struct dsm_wbuf *body)
+{
+	struct dsm_frame f = {.type = (uint16_t)type,
+	                      .body = body->ptr,
+	                      .len = (uint32_t)body->len};
+
+	MUST_OK(err);
+	err = worker_frame(r->w, &f);
+	dsm__wbuf_fini(body);
+	return err;
+}
+
+#define SEND(r, TYPE, name, m)                                 \
+	__extension__({                                        \
+		struct dsm_wbuf send_b_ = {0};                 \
+		int send_e_ = dsm__encode_##name(&send_b_, m); \
+		frame(r, DSM_MSG_##TYPE, send_e_, &send_b_);   \
+	})
+
+static void
+open_session(struct rig *r, const char *addr)
+{
+	const struct dsm_msg_session m = {
+	    .session = SESSION,
+	    .key = {(const uint8_t *)"0123456789abcdef", 16},
+	    .addr = dsm__str(addr),
+	    .arena_first = ARENA,
+	    .arena_count = 64};
+
+	MUST_OK(SEND(r, SESSION, session, &m));
+}
+
+/* A RUN with a table of one range: 16 pages at HEAP_AT, image offset 0. */
+static int
+run(struct rig *r, struct dsm_msg_run *m)
+{
+	const struct dsm_rec_range range = {.start = HEAP_AT,
+	                                    .end = HEAP_AT + 16 * DSM_PAGE,
+	                                    .prot = PROT_READ | PROT_WRITE,
+	                                    .kind = DSM_RANGE_HEAP};
+	struct dsm_wbuf table = {0};
+	int err;
+
+	m->session = SESSION;
+	m->mode = DSM_MODE_TASKS;
+	m->end = 10000;
+	if (m->flags & DSM_RUN_RANGES) {
+		MUST_OK(dsm__pack_range(&table, &range));
+		m->ranges = (struct dsm_array){table.ptr, 1};
+	}
+	err = SEND(r, RUN, run, m);
+	dsm__wbuf_fini(&table);
+	return err;
+}
+
+static void
+run_full(struct rig *r, uint64_t number, enum fake_start how)
+{
+	struct dsm_msg_run m = {
+	    .run = number, .fn = how, .flags = DSM_RUN_RANGES};
+
+	MUST_OK(run(r, &m));
+}
+
+static void
+run_short(struct rig *r, uint64_t number)
+{
+	struct dsm_msg_run m = {.run = number};
+
+	MUST_OK(run(r, &m));
+}
+
+static void
+run_with_timeout(struct rig *r, uint64_t number, uint32_t ms)
+{
+	struct dsm_msg_run m = {
+	    .run = number, .timeout_ms = ms, .flags = DSM_RUN_RANGES};
+
+	MUST_OK(run(r, &m));
+}
+
+static void
+exec_n(struct rig *r, uint64_t number, uint64_t attempt, uint64_t lo,
+       uint64_t n)
+{
+	const struct dsm_msg_exec m = {.session = SESSION,
+	                               .run = number,
+	                               .attempt = attempt,
+	                               .lo = lo,
+	                               .hi = lo + n};
+
+	MUST_OK(SEND(r, EXEC, exec, &m));
+}
+
+static void
+exec(struct rig *r, uint64_t attempt, uint64_t lo)
+{
+	exec_n(r, 1, attempt, lo, 1);
+}
+
+struct wanted {
+	struct rig *r;
+	unsigned n_events;
+};
+
+static int
+has_events(void *arg)
+{
+	struct wanted *w = arg;
+
+	return w->r->n_events >= w->n_events;
+}
+
+/* Drive until n messages have gone up; the last of them. */
+static struct event *
+nth(struct rig *r, unsigned n)
+{
+	struct wanted w = {r, n};
+
+	MUST_OK(
+	    dsm__loop_drive(r->loop, has_events, &w, dsm__deadline_ms(20000)));
+	return &r->events[n - 1];
+}
+
+/* Message about that attempt; NULL: none yet. */
+static struct event *
+about(struct rig *r, uint64_t attempt)
+{
+	for (unsigned i = 0; i < r->n_events; i++)
+		if (r->events[i].attempt == attempt)
+			return &r->events[i];
+	return NULL;
+}
+
+static int
+never(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+static void
+drive_ms(struct rig *r, uint64_t ms)
+{
+	dsm__loop_drive(r->loop, never, NULL, dsm__deadline_ms(ms));
+}
+
+static int
+all_are_up(void *arg)
+{
+	struct rig *r = arg;
+	struct wsession *ss = session_find(r->w, SESSION);
+
+	for (unsigned i = 0; i < ss->n_slots; i++)
+		if (!slot_is_up(&ss->slots[i]))
+			return 0;
+	return 1;
+}
+
+static void
+wait_until_up(struct rig *r)
+{
+	MUST_OK(
+	    dsm__loop_drive(r->loop, all_are_up, r, dsm__deadline_ms(20000)));
+}
+
+/* All slots have begun what they were given. */
+static void
+wait_until_running(struct rig *r)
+{
+	struct wsession *ss = session_find(r->w, SESSION);
+
+	for (unsigned i = 0; i < ss->n_slots; i++)
+		MUST_WITHIN_MS(20000, atomic_load(&ss->slots[i].ctl->state) ==
+		                          SLOT_RUNNING);
+}
+
+/* Session open, run 1 begun, slots up. */
+static void
+rig_ready(struct rig *r)
+{
+	rig_init(r);
+	open_session(r, "");
+	run_full(r, 1, FAKE_FINE);
+	wait_until_up(r);
+}
+
+/* Let a slot that is at FAKE_WAIT go on. */
+static void
+go(struct rig *r, uint64_t number)
+{
+	MUST(send(r->data[number], "x", 1, MSG_NOSIGNAL) == 1);
+}
+
+/* --- work --- */
+
+static void
+test_slots_start_with_the_session(void)
+{
+	struct rig r;
+
+	rig_init(&r);
+	open_session(&r, "");
+	wait_until_up(&r);
+	MUST_BE(r.n_local, N_SLOTS);
+	MUST_BE(r.stage_seen, 1);
+	MUST_BE(r.n_events, 0);
+	rig_fini(&r);
+}
+
+static void
+test_an_exec_is_done_and_its_done_goes_up_unchanged(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_full(&r, 1, FAKE_FINE);
+	exec(&r, 77, 0);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->attempt, 77);
+	MUST_BE(ev->n_failures, 0);
+	MUST(ev->facts.number >= ARENA && ev->facts.number < ARENA + N_SLOTS);
+	MUST_BE(ev->facts.has_heap, 1);
+	MUST_BE(ev->facts.has_stage, 1);
+	MUST_BE(ev->facts.n_ranges, 1);
+	MUST_BE(worker_busy(r.w), 0);
+	rig_fini(&r);
+}
+
+static void
+test_one_exec_after_the_other_goes_to_the_same_warm_slot(void)
+{
+	struct rig r;
+	uint64_t pid = 0;
+
+	rig_ready(&r);
+	for (unsigned i = 1; i <= 6; i++) {
+		struct event *ev;
+
+		exec(&r, i, 0);
+		ev = nth(&r, i);
+		MUST(pid == 0 || ev->facts.pid == pid);
+		pid = ev->facts.pid;
+	}
+	rig_fini(&r);
+}
+
+static void
+test_execs_spread_over_idle_slots_before_any_has_two(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_WAIT);
+	exec(&r, 2, FAKE_WAIT);
+	MUST_BE(worker_busy(r.w), 2);
+	exec(&r, 3, 0);
+	exec(&r, 4, 0);
+	go(&r, ARENA);
+	go(&r, ARENA + 1);
+	nth(&r, 4);
+	MUST(about(&r, 1)->facts.pid != about(&r, 2)->facts.pid);
+	MUST(about(&r, 3)->facts.pid != about(&r, 4)->facts.pid);
+	rig_fini(&r);
+}
+
+static void
+test_a_slot_hears_of_a_run_once_and_of_the_ranges_when_they_changed(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_ready(&r);
+	exec(&r, 1, 0);
+	nth(&r, 1);
+	exec(&r, 2, 0);
+	ev = nth(&r, 2);
+	MUST_BE(ev->facts.n_runs, 1);
+	MUST_BE(ev->facts.n_tables, 1);
+	run_short(&r, 2);
+	exec_n(&r, 2, 3, 0, 1);
+	ev = nth(&r, 3);
+	MUST_BE(ev->facts.n_runs, 2);
+	MUST_BE(ev->facts.n_tables, 1);
+	run_full(&r, 3, FAKE_FINE);
+	exec_n(&r, 3, 4, 0, 1);
+	ev = nth(&r, 4);
+	MUST_BE(ev->facts.n_runs, 3);
+	MUST_BE(ev->facts.n_tables, 2);
+	rig_fini(&r);
+}
+
+/* --- slots that die --- */
+
+static void
+test_a_reported_crash_replaces_the_slot_and_costs_no_other_exec(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	for (unsigned i = 1; i <= 4; i++)
+		exec(&r, i, FAKE_CRASH);
+	nth(&r, 4);
+	for (unsigned i = 1; i <= 4; i++) {
+		MUST_BE(about(&r, i)->type, DSM_MSG_DONE);
+		MUST_BE(about(&r, i)->failure.kind, DSM_FAIL_CRASH);
+	}
+	exec(&r, 5, 0);
+	MUST_BE(nth(&r, 5)->type, DSM_MSG_DONE);
+	MUST(about(&r, 5)->facts.pid != about(&r, 1)->facts.pid);
+	rig_fini(&r);
+}
+
+static void
+test_a_task_that_exits_is_forbidden(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_EXIT + 4);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->failure.kind, DSM_FAIL_FORBIDDEN);
+	MUST_BE(ev->failure.task, FAKE_EXIT + 4);
+	MUST(strstr(ev->text, "exit status 7") != NULL);
+	rig_fini(&r);
+}
+
+static void
+test_a_signal_in_a_task_is_a_crash(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_ABORT);
+	ev = nth(&r, 1);
+	MUST_BE(ev->failure.kind, DSM_FAIL_CRASH);
+	MUST_BE(ev->failure.signal, SIGABRT);
+	rig_fini(&r);
+}
+
+static void
+test_a_sigkill_from_elsewhere_returns_the_task(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_KILLED);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_RETURNED);
+	MUST(strstr(ev->text, "signal 9") != NULL);
+	rig_fini(&r);
+}
+
+static void
+test_a_second_exec_survives_the_slot_that_died_of_the_first(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_WAIT);
+	exec(&r, 2, FAKE_WAIT);
+	exec(&r, 3, 0);
+	exec(&r, 4, 2);
+	wait_until_running(&r);
+	for (unsigned i = 0; i < N_SLOTS; i++)
+		spawn_kill(session_find(r.w, SESSION)->slots[i].pidfd, SIGKILL);
+	nth(&r, 4);
+	MUST_BE(about(&r, 1)->type, DSM_MSG_RETURNED);
+	MUST_BE(about(&r, 2)->type, DSM_MSG_RETURNED);
+	MUST_BE(about(&r, 3)->type, DSM_MSG_DONE);
+	MUST_BE(about(&r, 4)->type, DSM_MSG_DONE);
+	rig_fini(&r);
+}
+
+static void
+test_a_lost_data_link_returns_what_may_not_have_arrived(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, 1); /* odd: wrote something */
+	nth(&r, 1);
+	exec(&r, 2, 2); /* did not */
+	nth(&r, 2);
+	exec(&r, 3, FAKE_DATA_LOST);
+	nth(&r, 4);
+	MUST_BE(r.events[2].type, DSM_MSG_RETURNED);
+	MUST_BE(r.events[2].attempt, 1);
+	MUST_BE(r.events[3].type, DSM_MSG_RETURNED);
+	MUST_BE(r.events[3].attempt, 3);
+	wait_until_up(&r);
+	MUST_BE(r.n_local, N_SLOTS + 1);
+	MUST_BE(r.n_events, 4);
+	rig_fini(&r);
+}
+
+static void
+test_pages_that_a_dead_slot_had_claimed_are_free_again(void)
+{
+	struct rig r;
+	struct wsession *ss;
+	uint32_t state;
+
+	rig_ready(&r);
+	ss = session_find(r.w, SESSION);
+	/* Which of the two idle slots gets it is known: the first. */
+	MUST_BE(dsm__image_claim(&ss->image, 0, 2, ARENA, &state), 2);
+	exec(&r, 1, FAKE_CLAIM);
+	nth(&r, 1);
+	wait_until_up(&r);
+	MUST_BE(*dsm__image_state(&ss->image, 0), DSM_PG_ABSENT);
+	MUST_BE(*dsm__image_state(&ss->image, DSM_PAGE), DSM_PG_ABSENT);
+	rig_fini(&r);
+}
+
+/* --- time-outs --- */
+
+static void
+test_a_task_that_runs_too_long_is_killed_and_named(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_with_timeout(&r, 1, 100);
+	wait_until_up(&r);
+	exec_n(&r, 1, 1, FAKE_HANG, 3);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->failure.kind, DSM_FAIL_TIMEOUT);
+	MUST_BE(ev->failure.task, FAKE_HANG + 2);
+	MUST(strcmp(ev->text, "task 202 ran longer than 100 ms") == 0);
+	exec(&r, 2, 0);
+	MUST_BE(nth(&r, 2)->type, DSM_MSG_DONE);
+	rig_fini(&r);
+}
+
+static void
+test_a_timeout_is_for_each_task_not_for_their_sum(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_with_timeout(&r, 1, 250);
+	exec_n(&r, 1, 1, FAKE_SLOW, 25); /* 480 ms */
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->n_failures, 0);
+	rig_fini(&r);
+}
+
+/* --- slots that do not start --- */
+
+static void
+test_a_program_over_the_first_slots_address_gets_the_second(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_full(&r, 1, FAKE_COLLIDES_IN_A);
+	exec(&r, 1, 0);
+	exec(&r, 2, 0);
+	ev = nth(&r, 2);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->facts.variant, 'b');
+	rig_fini(&r);
+}
+
+static void
+test_a_program_over_both_addresses_makes_the_worker_unfit(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_full(&r, 1, FAKE_COLLIDES);
+	exec(&r, 1, 0);
+	nth(&r, 2);
+	MUST_BE(about(&r, 1)->type, DSM_MSG_RETURNED);
+	ev = r.events[0].type == DSM_MSG_UNFIT ? &r.events[0] : &r.events[1];
+	MUST_BE(ev->type, DSM_MSG_UNFIT);
+	MUST(strstr(ev->text, "overlaps") != NULL);
+	/* And it stays so. */
+	exec(&r, 2, 0);
+	MUST_BE(nth(&r, 3)->type, DSM_MSG_RETURNED);
+	rig_fini(&r);
+}
+
+static void
+test_a_slot_that_never_starts_makes_the_worker_unfit(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_full(&r, 1, FAKE_SETUP_FAILS);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_UNFIT);
+	MUST(strcmp(ev->text, "no userfaultfd here") == 0);
+	drive_ms(&r, 30);
+	MUST_BE(r.n_events, 1);
+	rig_fini(&r);
+}
+
+static int
+no_elf(unsigned variant, const void **p, size_t *len)
+{
+	(void)variant;
+	(void)p;
+	(void)len;
+	return DSM_EINVAL;
+}
+
+static void
+test_a_build_without_slots_says_so(void)
+{
+	const struct worker_params p = {.local_data = local_data,
+	                                .slot_elf = no_elf};
+	struct rig r;
+
+	rig_init_with(&r, &p);
+	open_session(&r, "");
+	MUST_BE(nth(&r, 1)->type, DSM_MSG_UNFIT);
+	MUST(strstr(r.events[0].text, "no slot program a") != NULL);
+	rig_fini(&r);
+}
+
+/* --- runs --- */
+
+static void
+test_cancel_kills_the_busy_and_the_next_run_finds_new_slots(void)
+{
+	const struct dsm_msg_cancel cancel = {.session = SESSION, .run = 1};
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_HANG);
+	exec(&r, 2, FAKE_HANG);
+	exec(&r, 3, FAKE_HANG);
+	MUST_OK(SEND(&r, CANCEL, cancel, &cancel));
+	run_short(&r, 2);
+	exec_n(&r, 2, 4, 0, 1);
+	nth(&r, 4);
+	for (unsigned i = 1; i <= 3; i++)
+		MUST_BE(about(&r, i)->type, DSM_MSG_RETURNED);
+	MUST_BE(about(&r, 4)->type, DSM_MSG_DONE);
+	MUST_BE(about(&r, 4)->run, 2);
+	rig_fini(&r);
+}
+
+static void
+test_runs_that_wait_for_busy_slots_are_all_applied(void)
+{
+	const struct dsm_rec_extent drop = {HEAP_AT + DSM_PAGE, 1};
+	static const uint8_t page[DSM_PAGE] = {1, 2, 3};
+	struct dsm_msg_run second = {.run = 2};
+	struct dsm_wbuf packed = {0};
+	struct wsession *ss;
+	struct rig r;
+	uint32_t state;
+
+	rig_ready(&r);
+	ss = session_find(r.w, SESSION);
+	MUST_BE(dsm__image_claim(&ss->image, DSM_PAGE, 1, 1, &state), 1);
+	MUST_OK(dsm__image_publish(&ss->image, DSM_PAGE, 1, page));
+	exec(&r, 1, FAKE_HANG);
+	MUST_OK(dsm__pack_extent(&packed, &drop));
+	second.drops = (struct dsm_array){packed.ptr, 1};
+	MUST_OK(run(&r, &second));
+	run_short(&r, 3);
+	MUST_BE(*dsm__image_state(&ss->image, DSM_PAGE), DSM_PG_PRESENT);
+	exec_n(&r, 2, 2, 0, 1); /* run 2 is over already */
+	exec_n(&r, 3, 3, 0, 1);
+	nth(&r, 3);
+	MUST_BE(about(&r, 1)->type, DSM_MSG_RETURNED);
+	MUST_BE(about(&r, 2)->type, DSM_MSG_RETURNED);
+	MUST_BE(about(&r, 3)->type, DSM_MSG_DONE);
+	MUST_BE(*dsm__image_state(&ss->image, DSM_PAGE), DSM_PG_ABSENT);
+	dsm__wbuf_fini(&packed);
+	rig_fini(&r);
+}
+
+static void
+test_a_run_updates_pages_of_the_image(void)
+{
+	const struct dsm_rec_extent update = {HEAP_AT + 2 * DSM_PAGE, 1};
+	static uint8_t page[DSM_PAGE], got[DSM_PAGE];
+	struct dsm_msg_run m = {.run = 2};
+	struct dsm_wbuf packed = {0};
+	struct wsession *ss;
+	struct rig r;
+	uint32_t state;
+
+	rig_ready(&r);
+	ss = session_find(r.w, SESSION);
+	MUST_BE(dsm__image_claim(&ss->image, 2 * DSM_PAGE, 1, 1, &state), 1);
+	MUST_OK(dsm__image_publish(&ss->image, 2 * DSM_PAGE, 1, page));
+	memset(page, 0x5a, sizeof(page));
+	MUST_OK(dsm__pack_extent(&packed, &update));
+	m.updates = (struct dsm_array){packed.ptr, 1};
+	m.pages = (struct dsm_blob){page, sizeof(page)};
+	MUST_OK(run(&r, &m));
+	MUST(pread(ss->image.pages_fd, got, DSM_PAGE, 2 * DSM_PAGE) ==
+	     (ssize_t)DSM_PAGE);
+	MUST(memcmp(got, page, DSM_PAGE) == 0);
+	dsm__wbuf_fini(&packed);
+	rig_fini(&r);
+}
+
+static void
+test_updates_without_their_pages_are_refused(void)
+{
+	const struct dsm_rec_extent update = {HEAP_AT, 2};
+	static const uint8_t page[DSM_PAGE];
+	struct dsm_msg_run m = {.run = 2};
+	struct dsm_wbuf packed = {0};
+	struct rig r;
+
+	rig_ready(&r);
+	MUST_OK(dsm__pack_extent(&packed, &update));
+	m.updates = (struct dsm_array){packed.ptr, 1};
+	m.pages = (struct dsm_blob){page, sizeof(page)};
+	MUST_BE(run(&r, &m), DSM_EPROTO);
+	MUST_BE(r.closed, 1);
+	dsm__wbuf_fini(&packed);
+	rig_fini(&r);
+}
+
+/* --- sessions --- */
+
+static void
+test_an_exec_for_an_unknown_session_is_returned(void)
+{
+	struct rig r;
+
+	rig_init(&r);
+	exec(&r, 9, 0);
+	MUST_BE(nth(&r, 1)->type, DSM_MSG_RETURNED);
+	MUST_BE(r.events[0].attempt, 9);
+	rig_fini(&r);
+}
+
+static int
+session_is_gone(void *arg)
+{
+	struct rig *r = arg;
+
+	return LIST_EMPTY(&r->w->sessions);
+}
+
+static void
+test_the_end_of_a_session_ends_its_slots(void)
+{
+	const struct dsm_msg_session_end end = {.session = SESSION};
+	struct rig r;
+	char c;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_HANG);
+	MUST_OK(SEND(&r, SESSION_END, session_end, &end));
+	MUST_OK(dsm__loop_drive(r.loop, session_is_gone, &r,
+	                        dsm__deadline_ms(20000)));
+	for (unsigned i = 0; i < N_SLOTS; i++)
+		MUST_BE(recv(r.data[ARENA + i], &c, 1, 0), 0);
+	MUST_BE(r.n_events, 0);
+	rig_fini(&r);
+}
+
+static void
+test_a_lost_coordinator_ends_all_sessions(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_HANG);
+	worker_up_lost(r.w);
+	MUST_OK(dsm__loop_drive(r.loop, session_is_gone, &r,
+	                        dsm__deadline_ms(20000)));
+	rig_fini(&r);
+}
+
+static void
+test_a_session_may_end_while_its_slots_start(void)
+{
+	const struct dsm_msg_session_end end = {.session = SESSION};
+	struct rig r;
+
+	rig_init(&r);
+	for (unsigned i = 0; i < 3; i++) {
+		open_session(&r, "");
+		MUST_OK(SEND(&r, SESSION_END, session_end, &end));
+	}
+	MUST_OK(dsm__loop_drive(r.loop, session_is_gone, &r,
+	                        dsm__deadline_ms(20000)));
+	rig_fini(&r);
+}
+
+static void
+test_destroy_ends_busy_slots_soon(void)
+{
+	uint64_t start;
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_HANG);
+	drive_ms(&r, 20);
+	start = dsm__now();
+	rig_fini(&r);
+	MUST(dsm__now() - start < 1500 * DSM_MS);
+}
+
+static void
+test_more_slots_than_starts_in_flight_all_start(void)
+{
+	const struct worker_params p = {.local_data = local_data,
+	                                .n_slots = SPAWN_IN_FLIGHT + 8};
+	struct rig r;
+
+	rig_init_with(&r, &p);
+	open_session(&r, "");
+	wait_until_up(&r);
+	MUST_BE(session_find(r.w, SESSION)->n_slots, SPAWN_IN_FLIGHT + 8);
+	rig_fini(&r);
+}
+
+static void
+test_a_ping_is_answered_and_garbage_closes_the_link(void)
+{
+	const struct dsm_msg_ping ping = {.seq = 4};
+	struct dsm_frame f = {
+	    .type = DSM_MSG_RUN, .body = (const uint8_t *)"x", .len = 1};
+	struct rig r;
+
+	rig_init(&r);
+	MUST_OK(SEND(&r, PING, ping, &ping));
+	MUST_BE(nth(&r, 1)->type, DSM_MSG_PONG);
+	MUST_BE(worker_frame(r.w, &f), DSM_EPROTO);
+	MUST_BE(r.closed, 1);
+	f.type = DSM_MSG_VERDICT;
+	MUST_BE(worker_frame(r.w, &f), DSM_EPROTO);
+	rig_fini(&r);
+}
+
+static void
+test_hello_tells_what_this_machine_is(void)
+{
+	struct dsm_msg_hello h;
+	struct rig r;
+
+	rig_init(&r);
+	worker_hello(r.w, &h);
+	MUST_BE(h.magic, DSM_MAGIC);
+	MUST_BE(h.role, DSM_ROLE_WORKER);
+	MUST_BE(h.n_slots, N_SLOTS);
+	MUST_BE(h.page_size, DSM_PAGE);
+	MUST(h.name.len > 0);
+	rig_fini(&r);
+}
+
+/* --- over TCP --- */
+
+/* The client's listener, or the coordinator's: waits for a HELLO. */
+struct listener {
+	int fd;
+	char addr[DSM_ADDR_MAX];
+	int accepted;
+};
+
+static void
+listener_init(struct listener *l)
+{
+	struct dsm_error e;
+
+	MUST_OK(dsm__tcp_listen(":0", l->addr, &l->fd, &e));
+	l->accepted = -1;
+}
+
+static int
+has_caller(void *arg)
+{
+	struct listener *l = arg;
+
+	return dsm__tcp_accept(l->fd, &l->accepted) == DSM_OK;
+}
+
+/* Take a slot's connection, check its HELLO, answer WELCOME. */
+static struct dsm_conn *
+welcome(struct rig *r, struct listener *l)
+{
+	const struct dsm_msg_welcome m = {.version = DSM_VERSION};
+	struct dsm_wbuf body = {0};
+	struct dsm_msg_hello h;
+	struct dsm_conn *conn;
+	struct dsm_frame f;
+	struct iovec iov;
+	uint64_t deadline = dsm__deadline_ms(20000);
+	int err = DSM_EAGAIN;
+
+	/* Short drives: nothing wakes the loop for this listener. */
+	while (!has_caller(l) && dsm__now() < deadline)
+		drive_ms(r, 2);
+	MUST_OK(dsm__conn_create(&dsm__tcp_ops, l->accepted, 4096, &conn));
+	while (err == DSM_EAGAIN && dsm__now() < deadline) {
+		drive_ms(r, 2);
+		err = dsm__conn_recv(conn, &f);
+	}
+	MUST_OK(err);
+	MUST_BE(f.type, DSM_MSG_HELLO);
+	MUST_OK(dsm__decode_hello(f.body, f.len, &h));
+	MUST_BE(h.role, DSM_ROLE_DATA);
+	MUST_BE(h.session, SESSION);
+	MUST(h.key.len == 16 && memcmp(h.key.ptr, "0123456789abcdef", 16) == 0);
+	MUST_OK(dsm__encode_welcome(&body, &m));
+	iov = (struct iovec){body.ptr, body.len};
+	MUST_OK(dsm__conn_send(conn, DSM_MSG_WELCOME, 0, 0, &iov, 1));
+	MUST_OK(dsm__conn_drain(conn, deadline));
+	dsm__wbuf_fini(&body);
+	return conn;
+}
+
+static void
+test_over_tcp_the_client_is_dialled_for_each_slot(void)
+{
+	const struct worker_params p = {0};
+	struct listener l;
+	struct dsm_conn *conns[N_SLOTS];
+	struct event *ev;
+	struct rig r;
+
+	listener_init(&l);
+	rig_init_with(&r, &p);
+	open_session(&r, l.addr);
+	for (unsigned i = 0; i < N_SLOTS; i++)
+		conns[i] = welcome(&r, &l);
+	run_full(&r, 1, FAKE_FINE);
+	exec(&r, 1, 0);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->facts.has_heap, 0);
+	MUST_BE(ev->facts.has_stage, 0);
+	for (unsigned i = 0; i < N_SLOTS; i++)
+		dsm__conn_close(conns[i]);
+	close(l.fd);
+	rig_fini(&r);
+}
+
+static void
+test_a_client_that_cannot_be_reached_is_dialled_through_the_relay(void)
+{
+	struct listener dead, relay;
+	struct worker_params p = {.n_slots = 1};
+	struct dsm_conn *conn;
+	struct rig r;
+
+	listener_init(&dead);
+	close(dead.fd);
+	listener_init(&relay);
+	p.relay = relay.addr;
+	rig_init_with(&r, &p);
+	open_session(&r, dead.addr);
+	conn = welcome(&r, &relay);
+	wait_until_up(&r);
+	MUST_BE(session_find(r.w, SESSION)->use_relay, 1);
+	dsm__conn_close(conn);
+	close(relay.fd);
+	rig_fini(&r);
+}
+
+static void
+test_a_client_out_of_reach_makes_the_worker_unfit_and_is_named(void)
+{
+	struct worker_params p = {.n_slots = 1};
+	struct listener dead;
+	struct event *ev;
+	struct rig r;
+
+	listener_init(&dead);
+	close(dead.fd);
+	p.relay = dead.addr;
+	rig_init_with(&r, &p);
+	open_session(&r, dead.addr);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_UNFIT);
+	MUST(strstr(ev->text, dead.addr) != NULL);
+	MUST(strstr(ev->text, strerror(ECONNREFUSED)) != NULL);
+	MUST(strstr(ev->text, "relay") != NULL);
+	rig_fini(&r);
+}
+
+static void
+test_a_client_that_does_not_answer_is_given_up(void)
+{
+	struct worker_params p = {.n_slots = 1, .connect_ms = 50};
+	struct listener silent;
+	struct event *ev;
+	struct rig r;
+
+	listener_init(&silent);
+	rig_init_with(&r, &p);
+	open_session(&r, silent.addr);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_UNFIT);
+	MUST(strstr(ev->text, "does not answer") != NULL);
+	close(silent.fd);
+	rig_fini(&r);
+}
+
+SUITE(coordinator_worker_worker, "coordinator.worker.worker",
+      T(test_slots_start_with_the_session),
+      T(test_an_exec_is_done_and_its_done_goes_up_unchanged),
+      T(test_one_exec_after_the_other_goes_to_the_same_warm_slot),
+      T(test_execs_spread_over_idle_slots_before_any_has_two),
+      T(test_a_slot_hears_of_a_run_once_and_of_the_ranges_when_they_changed),
+      T(test_a_reported_crash_replaces_the_slot_and_costs_no_other_exec),
+      T(test_a_task_that_exits_is_forbidden),
+      T(test_a_signal_in_a_task_is_a_crash),
+      T(test_a_sigkill_from_elsewhere_returns_the_task),
+      T(test_a_second_exec_survives_the_slot_that_died_of_the_first),
+      T(test_a_lost_data_link_returns_what_may_not_have_arrived),
+      T(test_pages_that_a_dead_slot_had_claimed_are_free_again),
+      T(test_a_task_that_runs_too_long_is_killed_and_named),
+      T(test_a_timeout_is_for_each_task_not_for_their_sum),
+      T(test_a_program_over_the_first_slots_address_gets_the_second),
+      T(test_a_program_over_both_addresses_makes_the_worker_unfit),
+      T(test_a_slot_that_never_starts_makes_the_worker_unfit),
+      T(test_a_build_without_slots_says_so),
+      T(test_cancel_kills_the_busy_and_the_next_run_finds_new_slots),
+      T(test_runs_that_wait_for_busy_slots_are_all_applied),
+      T(test_a_run_updates_pages_of_the_image),
+      T(test_updates_without_their_pages_are_refused),
+      T(test_an_exec_for_an_unknown_session_is_returned),
+      T(test_the_end_of_a_session_ends_its_slots),
+      T(test_a_lost_coordinator_ends_all_sessions),
+      T(test_a_session_may_end_while_its_slots_start),
+      T(test_destroy_ends_busy_slots_soon),
+      T(test_more_slots_than_starts_in_flight_all_start),
+      T(test_a_ping_is_answered_and_garbage_closes_the_link),
+      T(test_hello_tells_what_this_machine_is),
+      T(test_over_tcp_the_client_is_dialled_for_each_slot),
+      T(test_a_client_that_cannot_be_reached_is_dialled_through_the_relay),
+      T(test_a_client_out_of_reach_makes_the_worker_unfit_and_is_named),
+      T(test_a_client_that_does_not_answer_is_given_up));
