@@ -65,7 +65,7 @@ visit_bury(struct visit *v)
 
 static void
 link_send(struct coord_link *l, unsigned type, const struct iovec *iov,
-    int n_iov)
+          int n_iov)
 {
 	struct visit *v = (struct visit *)l;
 	int err;
@@ -76,7 +76,7 @@ link_send(struct coord_link *l, unsigned type, const struct iovec *iov,
 	/* A failed connection is told of by `lost`; these are ours alone. */
 	if (err == DSM_EINVAL || err == DSM_ENOMEM) {
 		log_error("%s: cannot send %s: %s", visit_name(v),
-		    dsm__msg_name(type), dsm__strerror(err));
+		          dsm__msg_name(type), dsm__strerror(err));
 		visit_doom(v);
 	}
 }
@@ -111,13 +111,13 @@ on_hello(struct visit *v, const struct dsm_frame *f)
 	if (f->type != DSM_MSG_HELLO ||
 	    dsm__decode_hello(f->body, f->len, &m) != DSM_OK) {
 		log_warn("%s: does not begin with HELLO, closed",
-		    visit_name(v));
+		         visit_name(v));
 		visit_refuse(v, DSM_EPROTO, "HELLO comes first");
 	} else if (m.magic == DSM_MAGIC && m.version == DSM_VERSION &&
-	    m.role == DSM_ROLE_DATA) {
+	           m.role == DSM_ROLE_DATA) {
 		relay_wait(v, f, &m);
 	} else if (m.magic == DSM_MAGIC && m.version == DSM_VERSION &&
-	    m.role == DSM_ROLE_RELAY) {
+	           m.role == DSM_ROLE_RELAY) {
 		relay_join(v, f, &m);
 	} else {
 		join_core(v, &m); /* it also refuses what it does not know */
@@ -139,7 +139,7 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 		break;
 	case VISIT_WAITING:
 		log_warn("%s: %s before WELCOME, closed", visit_name(v),
-		    dsm__msg_name(f->type));
+		         dsm__msg_name(f->type));
 		visit_refuse(v, DSM_EPROTO, "WELCOME has not come yet");
 		break;
 	case VISIT_JOINED:
@@ -159,7 +159,7 @@ on_lost(void *owner, struct dsm_handle *h, int err)
 	(void)h;
 	if (err == DSM_EPROTO && v->state == VISIT_NEW)
 		log_warn("%s: not a taskrt peer, or one of another version",
-		    visit_name(v));
+		         visit_name(v));
 	else if (err != DSM_ECONN)
 		log_warn("%s: %s", visit_name(v), dsm__strerror(err));
 	visit_bury(v);
@@ -179,7 +179,8 @@ visit_begin(struct server *s, int fd)
 
 	if (s->n_new >= STRANGERS_MAX) {
 		log_warn("more than %d connections without HELLO: another one "
-		         "closed", STRANGERS_MAX);
+		         "closed",
+		         STRANGERS_MAX);
 		close(fd);
 		return;
 	}

@@ -75,5 +75,6 @@ void
 daemon_token_file(const char *path)
 {
 	log_warn("--token-file %s is not used: this version has no encrypted "
-	         "connections", path);
+	         "connections",
+	         path);
 }

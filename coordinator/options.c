@@ -31,9 +31,10 @@ print_help(const struct opt_command *c)
 	printf("usage: %s %s\n%s\n\n", c->name, c->usage, c->about);
 	for (const struct opt *o = c->opts; o->name != NULL; o++) {
 		snprintf(left, sizeof(left), "%s%s%s%s%s",
-		    o->alias != NULL ? o->alias : "",
-		    o->alias != NULL ? ", " : "", o->name,
-		    o->arg != NULL ? " " : "", o->arg != NULL ? o->arg : "");
+		         o->alias != NULL ? o->alias : "",
+		         o->alias != NULL ? ", " : "", o->name,
+		         o->arg != NULL ? " " : "",
+		         o->arg != NULL ? o->arg : "");
 		printf("  %-26s %s\n", left, o->help);
 	}
 }
@@ -71,10 +72,11 @@ set_number(const struct opt_command *c, const struct opt *o, const char *text)
 	n = strtoull(text, &end, 10);
 	if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 ||
 	    n < o->min || n > o->max)
-		return opt_wrong(c, "%s: \"%.100s\" is not a number from %llu "
-		                    "to %llu",
-		    o->name, text, (unsigned long long)o->min,
-		    (unsigned long long)o->max);
+		return opt_wrong(c,
+		                 "%s: \"%.100s\" is not a number from %llu "
+		                 "to %llu",
+		                 o->name, text, (unsigned long long)o->min,
+		                 (unsigned long long)o->max);
 	*(uint64_t *)o->value = n;
 	return 0;
 }
@@ -89,7 +91,7 @@ set_seconds(const struct opt_command *c, const struct opt *o, const char *text)
 	if (text[0] < '0' || text[0] > '9' || *end != '\0' ||
 	    !(s >= 0 && s <= MAX_SECONDS))
 		return opt_wrong(c, "%s: \"%.100s\" is not a number of seconds",
-		    o->name, text);
+		                 o->name, text);
 	*(uint64_t *)o->value = (uint64_t)(s * 1000 + 0.5);
 	return 0;
 }
@@ -144,8 +146,8 @@ opt_parse(const struct opt_command *c, int argc, char **argv, int *status_p)
 		}
 		o = find(c, argv[i], &value);
 		if (o == NULL) {
-			*status_p = opt_wrong(c, "unknown option %.100s",
-			    argv[i]);
+			*status_p =
+			    opt_wrong(c, "unknown option %.100s", argv[i]);
 			return -1;
 		}
 		if (o->kind == OPT_HELP || o->kind == OPT_VERSION) {
@@ -161,7 +163,7 @@ opt_parse(const struct opt_command *c, int argc, char **argv, int *status_p)
 		} else if (o->arg != NULL && *value == '\0') {
 			if (++i == argc) {
 				*status_p = opt_wrong(c, "%s needs a value: %s",
-				    o->name, o->arg);
+				                      o->name, o->arg);
 				return -1;
 			}
 			value = argv[i];

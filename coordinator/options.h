@@ -11,12 +11,12 @@
 #include <stdint.h>
 
 enum opt_kind {
-	OPT_FLAG,     /* int *: 1 when given */
-	OPT_TEXT,     /* const char **: not empty; points into argv */
-	OPT_NUMBER,   /* uint64_t *: within [min, max] */
-	OPT_SECONDS,  /* uint64_t *: milliseconds; "2.5" is 2500, up to 10^6 s */
-	OPT_HELP,     /* prints help; value unused */
-	OPT_VERSION,  /* prints the version; value unused */
+	OPT_FLAG,    /* int *: 1 when given */
+	OPT_TEXT,    /* const char **: not empty; points into argv */
+	OPT_NUMBER,  /* uint64_t *: within [min, max] */
+	OPT_SECONDS, /* uint64_t *: milliseconds; "2.5" is 2500, up to 10^6 s */
+	OPT_HELP,    /* prints help; value unused */
+	OPT_VERSION, /* prints the version; value unused */
 };
 
 struct opt {
@@ -30,11 +30,11 @@ struct opt {
 };
 
 struct opt_command {
-	const char *name;  /* "taskrt-worker", "taskrt stat" */
-	const char *usage; /* what follows the name in the usage line */
-	const char *about; /* what it does; a sentence or a few lines */
+	const char *name;       /* "taskrt-worker", "taskrt stat" */
+	const char *usage;      /* what follows the name in the usage line */
+	const char *about;      /* what it does; a sentence or a few lines */
 	const struct opt *opts; /* ends with name NULL */
-	int takes_words; /* words after the options are allowed */
+	int takes_words;        /* words after the options are allowed */
 };
 
 /*
@@ -43,7 +43,7 @@ struct opt_command {
  * line on stderr).
  */
 int opt_parse(const struct opt_command *c, int argc, char **argv,
-    int *status_p);
+              int *status_p);
 /* Says "NAME: text; see --help" on stderr. Returns 2, the exit status for it. */
 int opt_wrong(const struct opt_command *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

@@ -35,22 +35,22 @@ keep_alive(const struct visit *v)
 
 	for (unsigned i = 0; i < sizeof(options) / sizeof(*options); i++)
 		setsockopt(fd, options[i].level, options[i].name,
-		    &options[i].value, sizeof(options[i].value));
+		           &options[i].value, sizeof(options[i].value));
 }
 
 void
 relay_wait(struct visit *v, const struct dsm_frame *f,
-    const struct dsm_msg_hello *m)
+           const struct dsm_msg_hello *m)
 {
 	struct server *s = v->server;
 	struct dsm_msg_relay ask = {.id = s->last_relay + 1};
-	struct coord_link *client = coord_session_client(s->core, m->session,
-	    m->key.ptr, m->key.len);
+	struct coord_link *client =
+	    coord_session_client(s->core, m->session, m->key.ptr, m->key.len);
 	struct dsm_wbuf w = {0};
 
 	if (client == NULL) {
 		log_warn("%s: data link with a wrong session or key",
-		    visit_name(v));
+		         visit_name(v));
 		visit_refuse(v, DSM_EAUTH, "no such session, or a wrong key");
 		return;
 	}
@@ -68,9 +68,8 @@ relay_wait(struct visit *v, const struct dsm_frame *f,
 	v->session = m->session;
 	server_wake_sweep(s);
 	log_debug("%s: waits for relay %llu", visit_name(v),
-	    (unsigned long long)v->relay);
-	client->send(client, DSM_MSG_RELAY,
-	    &(struct iovec){w.ptr, w.len}, 1);
+	          (unsigned long long)v->relay);
+	client->send(client, DSM_MSG_RELAY, &(struct iovec){w.ptr, w.len}, 1);
 	dsm__wbuf_fini(&w);
 }
 
@@ -79,16 +78,16 @@ find_waiting(struct server *s, uint64_t relay, uint64_t session)
 {
 	struct visit *v;
 
-	TAILQ_FOREACH (v, &s->visits, entry)
-		if (v->state == VISIT_WAITING && v->relay == relay &&
-		    v->session == session)
-			return v;
+	TAILQ_FOREACH(v, &s->visits, entry)
+	if (v->state == VISIT_WAITING && v->relay == relay &&
+	    v->session == session)
+		return v;
 	return NULL;
 }
 
 void
 relay_join(struct visit *v, const struct dsm_frame *f,
-    const struct dsm_msg_hello *m)
+           const struct dsm_msg_hello *m)
 {
 	struct server *s = v->server;
 	struct visit *slot;
@@ -96,7 +95,7 @@ relay_join(struct visit *v, const struct dsm_frame *f,
 	if (coord_session_client(s->core, m->session, m->key.ptr, m->key.len) ==
 	    NULL) {
 		log_warn("%s: relay with a wrong session or key",
-		    visit_name(v));
+		         visit_name(v));
 		visit_refuse(v, DSM_EAUTH, "no such session, or a wrong key");
 		return;
 	}
@@ -114,9 +113,9 @@ relay_join(struct visit *v, const struct dsm_frame *f,
 	keep_alive(v);
 	keep_alive(slot);
 	log_debug("relay %llu: %s joined", (unsigned long long)f->tag,
-	    visit_name(v));
+	          visit_name(v));
 	dsm__handle_send(v->handle, DSM_MSG_HELLO, slot->hello_tag,
-	    &(struct iovec){slot->hello.ptr, slot->hello.len}, 1);
+	                 &(struct iovec){slot->hello.ptr, slot->hello.len}, 1);
 	dsm__wbuf_fini(&slot->hello);
 }
 

@@ -45,7 +45,7 @@ is_due(const struct visit *v, uint64_t now)
 		return now >= v->deadline;
 	case VISIT_DRAINING:
 		return now >= v->deadline ||
-		    dsm__conn_backlog(dsm__handle_conn(v->handle)) == 0;
+		       dsm__conn_backlog(dsm__handle_conn(v->handle)) == 0;
 	default:
 		return 0;
 	}
@@ -57,13 +57,13 @@ expire(struct visit *v)
 {
 	if (v->state == VISIT_WAITING) {
 		log_warn("%s: the client did not connect to the relay",
-		    visit_name(v));
+		         visit_name(v));
 		visit_refuse(v, DSM_ETIMEDOUT,
-		    "the client did not connect to the relay");
+		             "the client did not connect to the relay");
 	} else {
 		if (v->state == VISIT_NEW)
 			log_info("%s: no HELLO within %d s, closed",
-			    visit_name(v), HELLO_MS / 1000);
+			         visit_name(v), HELLO_MS / 1000);
 		visit_doom(v);
 	}
 }
@@ -76,9 +76,9 @@ on_sweep(uv_timer_t *t)
 	struct visit *v, *next;
 	int timed = 0;
 
-	TAILQ_FOREACH (v, &s->visits, entry)
-		if (is_due(v, now))
-			expire(v);
+	TAILQ_FOREACH(v, &s->visits, entry)
+	if (is_due(v, now))
+		expire(v);
 	/* Burying tells the core, which may doom others: from the start again
 	 * until none is left. */
 	for (v = TAILQ_FIRST(&s->visits); v != NULL; v = next) {
@@ -88,9 +88,9 @@ on_sweep(uv_timer_t *t)
 			next = TAILQ_FIRST(&s->visits);
 		}
 	}
-	TAILQ_FOREACH (v, &s->visits, entry)
-		timed |= v->state == VISIT_NEW || v->state == VISIT_WAITING ||
-		    v->state == VISIT_DRAINING;
+	TAILQ_FOREACH(v, &s->visits, entry)
+	timed |= v->state == VISIT_NEW || v->state == VISIT_WAITING ||
+	         v->state == VISIT_DRAINING;
 	if (timed)
 		uv_timer_start(&s->sweep, on_sweep, SWEEP_MS, 0);
 	else
@@ -143,7 +143,8 @@ on_connection(uv_poll_t *poll, int status, int events)
 
 int
 server_create(struct dsm_loop *loop, const struct server_params *p,
-    char addr_p[DSM_ADDR_MAX], struct server **s_p, struct dsm_error *e)
+              char addr_p[DSM_ADDR_MAX], struct server **s_p,
+              struct dsm_error *e)
 {
 	struct server *s = calloc(1, sizeof(*s));
 	uv_loop_t *uv = dsm__loop_uv(loop);
@@ -187,8 +188,8 @@ server_destroy(struct server *s)
 	struct visit *v;
 
 	coord_destroy(s->core);
-	TAILQ_FOREACH (v, &s->visits, entry)
-		v->peer = NULL;
+	TAILQ_FOREACH(v, &s->visits, entry)
+	v->peer = NULL;
 	while ((v = TAILQ_FIRST(&s->visits)) != NULL)
 		visit_bury(v);
 	uv_poll_stop(&s->poll);

@@ -27,7 +27,7 @@
 #include "core/coord.h"
 
 #define HELLO_MS 5000
-#define RELAY_MS 10000 /* for a client to connect back, for a drain */
+#define RELAY_MS 10000    /* for a client to connect back, for a drain */
 #define STRANGERS_MAX 256 /* visits in state NEW */
 
 enum visit_state {
@@ -47,7 +47,7 @@ struct visit {
 	struct server *server;
 	struct dsm_handle *handle;
 	enum visit_state state;
-	uint64_t deadline; /* NEW, WAITING, DRAINING: then it is DOOMED */
+	uint64_t deadline;       /* NEW, WAITING, DRAINING: then it is DOOMED */
 	struct coord_peer *peer; /* the core's, until buried; NULL: none */
 
 	/* WAITING: what the client will be told by the relay. */
@@ -78,7 +78,8 @@ struct server_params {
 
 /* *addr_p: where it listens. Failure: e has the line for people. */
 int server_create(struct dsm_loop *loop, const struct server_params *p,
-    char addr_p[DSM_ADDR_MAX], struct server **s_p, struct dsm_error *e);
+                  char addr_p[DSM_ADDR_MAX], struct server **s_p,
+                  struct dsm_error *e);
 /* Closes all connections and destroys the loop, which has handles that lie in s. */
 void server_destroy(struct server *s);
 
@@ -103,9 +104,9 @@ void visit_bury(struct visit *v);
 
 /* relay.c. HELLO of role data, of role relay. */
 void relay_wait(struct visit *v, const struct dsm_frame *f,
-    const struct dsm_msg_hello *m);
+                const struct dsm_msg_hello *m);
 void relay_join(struct visit *v, const struct dsm_frame *f,
-    const struct dsm_msg_hello *m);
+                const struct dsm_msg_hello *m);
 void relay_frame(struct visit *v, const struct dsm_frame *f);
 /* v is about to be closed: the other end follows when it has sent all. */
 void relay_part(struct visit *v);

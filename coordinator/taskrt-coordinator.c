@@ -13,19 +13,22 @@ static uint64_t no_worker_ms = 10000, heartbeat_ms = 1000;
 static int insecure;
 
 static const struct opt opts[] = {
-    {"--listen", "-l", "ADDR:PORT", "where clients and workers connect to "
-                                    "(default 127.0.0.1:7070)",
-        OPT_TEXT, &listen_addr, 0, 0},
+    {"--listen", "-l", "ADDR:PORT",
+     "where clients and workers connect to "
+     "(default 127.0.0.1:7070)",
+     OPT_TEXT, &listen_addr, 0, 0},
     {"--insecure", NULL, NULL, "listen beyond loopback, without encryption",
-        OPT_FLAG, &insecure, 0, 0},
-    {"--token-file", NULL, "FILE", "not used by this version",
-        OPT_TEXT, &token_file, 0, 0},
-    {"--wait", NULL, "SECONDS", "how long a run waits for a first worker "
-                                "(default 10)",
-        OPT_SECONDS, &no_worker_ms, 0, 0},
-    {"--heartbeat", NULL, "MS", "between signs of life of a peer; 0: none "
-                                "(default 1000)",
-        OPT_NUMBER, &heartbeat_ms, 0, 3600000},
+     OPT_FLAG, &insecure, 0, 0},
+    {"--token-file", NULL, "FILE", "not used by this version", OPT_TEXT,
+     &token_file, 0, 0},
+    {"--wait", NULL, "SECONDS",
+     "how long a run waits for a first worker "
+     "(default 10)",
+     OPT_SECONDS, &no_worker_ms, 0, 0},
+    {"--heartbeat", NULL, "MS",
+     "between signs of life of a peer; 0: none "
+     "(default 1000)",
+     OPT_NUMBER, &heartbeat_ms, 0, 3600000},
     {"--version", "-V", NULL, "print the version", OPT_VERSION, NULL, 0, 0},
     {"--help", "-h", NULL, "print this", OPT_HELP, NULL, 0, 0},
     {NULL, NULL, NULL, NULL, OPT_FLAG, NULL, 0, 0},
@@ -51,7 +54,8 @@ check_listen(void)
 	}
 	if (loopback || insecure)
 		return 0;
-	fprintf(stderr,
+	fprintf(
+	    stderr,
 	    "%s: --listen %s: other machines can reach that address, and "
 	    "connections are not encrypted: add --insecure if the network is "
 	    "trusted\n",
@@ -64,11 +68,12 @@ serve(void)
 {
 	const struct server_params p = {
 	    .listen = listen_addr,
-	    .core = {
-	        .no_worker_ms = no_worker_ms,
-	        .heartbeat_ms = (uint32_t)heartbeat_ms,
-	        .welcome_flags = insecure ? DSM_WELCOME_INSECURE : 0,
-	    },
+	    .core =
+	        {
+	            .no_worker_ms = no_worker_ms,
+	            .heartbeat_ms = (uint32_t)heartbeat_ms,
+	            .welcome_flags = insecure ? DSM_WELCOME_INSECURE : 0,
+	        },
 	};
 	char addr[DSM_ADDR_MAX];
 	struct dsm_error e = {0};

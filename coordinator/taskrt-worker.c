@@ -16,22 +16,26 @@ static uint64_t n_slots, wait_ms = 30000;
 static int once;
 
 static const struct opt opts[] = {
-    {"--coordinator", "-c", "HOST:PORT", "where to join (default: "
-                                         "TASKRT_COORDINATOR)",
-        OPT_TEXT, &coordinator, 0, 0},
-    {"--slots", "-n", "N", "tasks that run at a time (default: the "
-                           "processors this process may use)",
-        OPT_NUMBER, &n_slots, 1, SLOTS_MAX},
+    {"--coordinator", "-c", "HOST:PORT",
+     "where to join (default: "
+     "TASKRT_COORDINATOR)",
+     OPT_TEXT, &coordinator, 0, 0},
+    {"--slots", "-n", "N",
+     "tasks that run at a time (default: the "
+     "processors this process may use)",
+     OPT_NUMBER, &n_slots, 1, SLOTS_MAX},
     {"--name", NULL, "NAME", "shown in reports (default: the host name)",
-        OPT_TEXT, &shown_name, 0, 0},
-    {"--token-file", NULL, "FILE", "not used by this version",
-        OPT_TEXT, &token_file, 0, 0},
-    {"--wait", NULL, "SECONDS", "how long to try to join at the start "
-                                "(default 30)",
-        OPT_SECONDS, &wait_ms, 0, 0},
-    {"--once", NULL, NULL, "end when the coordinator is gone, instead of "
-                           "joining again",
-        OPT_FLAG, &once, 0, 0},
+     OPT_TEXT, &shown_name, 0, 0},
+    {"--token-file", NULL, "FILE", "not used by this version", OPT_TEXT,
+     &token_file, 0, 0},
+    {"--wait", NULL, "SECONDS",
+     "how long to try to join at the start "
+     "(default 30)",
+     OPT_SECONDS, &wait_ms, 0, 0},
+    {"--once", NULL, NULL,
+     "end when the coordinator is gone, instead of "
+     "joining again",
+     OPT_FLAG, &once, 0, 0},
     {"--version", "-V", NULL, "print the version", OPT_VERSION, NULL, 0, 0},
     {"--help", "-h", NULL, "print this", OPT_HELP, NULL, 0, 0},
     {NULL, NULL, NULL, NULL, OPT_FLAG, NULL, 0, 0},

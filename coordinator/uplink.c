@@ -36,13 +36,13 @@ struct uplink {
 	struct worker *worker;
 	unsigned n_slots;
 	enum uplink_state state;
-	int status;          /* OVER */
-	int was_joined;      /* ever */
-	uint64_t give_up;    /* when, before the first WELCOME */
-	uint64_t pause_ms;   /* next one */
-	struct attempt *attempt;    /* CONNECTING */
-	struct dsm_handle *handle;  /* GREETING, JOINED */
-	char why[400];       /* close was called: lost from the loop */
+	int status;                /* OVER */
+	int was_joined;            /* ever */
+	uint64_t give_up;          /* when, before the first WELCOME */
+	uint64_t pause_ms;         /* next one */
+	struct attempt *attempt;   /* CONNECTING */
+	struct dsm_handle *handle; /* GREETING, JOINED */
+	char why[400];             /* close was called: lost from the loop */
 	uint32_t heartbeat_ms;
 	uint64_t heard, ping_seq;
 	/* The one timer: next attempt, time-outs, heartbeat, or to be lost. */
@@ -122,7 +122,7 @@ fail(struct uplink *u, const char *why)
 	u->state = UP_WAITING;
 	if (joined) {
 		log_warn("coordinator %s lost: %s%s", u->p.addr, text,
-		    u->p.once ? "" : "; connecting again");
+		         u->p.once ? "" : "; connecting again");
 		worker_up_lost(u->worker);
 		if (u->p.once) {
 			give_up(u, 0);
@@ -132,7 +132,7 @@ fail(struct uplink *u, const char *why)
 	ms = next_pause(u);
 	if (!u->was_joined && now + ms * DSM_MS >= u->give_up) {
 		log_error("no coordinator at %s within %g s: %s", u->p.addr,
-		    (double)u->p.wait_ms / 1000, text);
+		          (double)u->p.wait_ms / 1000, text);
 		give_up(u, 1);
 		return;
 	}
@@ -161,13 +161,13 @@ link_close(struct coord_link *l, const char *reason)
 	if (u->state != UP_JOINED || u->why[0] != '\0')
 		return;
 	snprintf(u->why, sizeof(u->why), "%s",
-	    *reason != '\0' ? reason : "closed");
+	         *reason != '\0' ? reason : "closed");
 	set_timer(u, 0);
 }
 
 static void
 link_send(struct coord_link *l, unsigned type, const struct iovec *iov,
-    int n_iov)
+          int n_iov)
 {
 	struct uplink *u = (struct uplink *)l;
 	int err;
@@ -195,7 +195,7 @@ on_welcome(struct uplink *u, const struct dsm_frame *f)
 	if (m.version != DSM_VERSION) {
 		log_error("coordinator %s speaks version %u of the protocol, "
 		          "this worker %u: install the same release",
-		    u->p.addr, m.version, DSM_VERSION);
+		          u->p.addr, m.version, DSM_VERSION);
 		give_up(u, 1);
 		return;
 	}
@@ -203,8 +203,8 @@ on_welcome(struct uplink *u, const struct dsm_frame *f)
 	u->heartbeat_ms = m.heartbeat_ms;
 	u->pause_ms = RETRY_MS;
 	fprintf(stderr, "taskrt-worker: %s %s with %u slot%s\n",
-	    u->was_joined ? "joined again" : "joined", u->p.addr, u->n_slots,
-	    u->n_slots == 1 ? "" : "s");
+	        u->was_joined ? "joined again" : "joined", u->p.addr,
+	        u->n_slots, u->n_slots == 1 ? "" : "s");
 	u->was_joined = 1;
 	if (u->heartbeat_ms > 0)
 		set_timer(u, u->heartbeat_ms);
@@ -224,7 +224,7 @@ on_refuse(struct uplink *u, const struct dsm_frame *f)
 		return;
 	}
 	log_error("coordinator %s refuses this worker: %s", u->p.addr,
-	    dsm__str_copy(text, sizeof(text), m.text));
+	          dsm__str_copy(text, sizeof(text), m.text));
 	if (u->state == UP_JOINED)
 		worker_up_lost(u->worker);
 	give_up(u, 1);
@@ -258,7 +258,8 @@ on_lost(void *owner, struct dsm_handle *h, int err)
 	if (err == DSM_EPROTO && u->state == UP_GREETING) {
 		log_error("%s: no taskrt-coordinator, or one of another "
 		          "version: this worker speaks version %u of the "
-		          "protocol", u->p.addr, DSM_VERSION);
+		          "protocol",
+		          u->p.addr, DSM_VERSION);
 		give_up(u, 1);
 		return;
 	}
@@ -367,7 +368,7 @@ on_heartbeat(struct uplink *u)
 
 	if (silent_ms > (uint64_t)u->heartbeat_ms * SILENT_BEATS) {
 		snprintf(text, sizeof(text), "silent for %llu ms",
-		    (unsigned long long)silent_ms);
+		         (unsigned long long)silent_ms);
 		fail(u, text);
 		return;
 	}
@@ -406,7 +407,7 @@ on_timer(uv_timer_t *t)
 
 int
 uplink_create(struct dsm_loop *loop, const struct uplink_params *p,
-    struct uplink **u_p)
+              struct uplink **u_p)
 {
 	struct uplink *u = calloc(1, sizeof(*u));
 

@@ -28,7 +28,7 @@ struct uplink_params {
 };
 
 int uplink_create(struct dsm_loop *loop, const struct uplink_params *p,
-    struct uplink **u_p);
+                  struct uplink **u_p);
 /* For struct worker_params. */
 struct coord_link *uplink_link(struct uplink *u);
 /* Begin. The worker must live until uplink_stop. */

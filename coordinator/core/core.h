@@ -27,9 +27,8 @@
 #define COORD_NAME_MAX 96
 #define COORD_REASON_MAX 200
 #define COORD_CPU_MAX 256
-/* Task arenas of a session: groups of 64, one for each worker. */
-#define COORD_ARENA_GROUPS 16
-#define COORD_ARENA_GROUP 64
+/* Task arenas of a session: as many slots may serve it in its life. */
+#define COORD_ARENAS 1024
 /* A run that failed so often stops, unless it keeps partial results. */
 #define COORD_MAX_FAILURES 10000
 
@@ -98,16 +97,9 @@ struct sworker {
 	enum sworker_state state;
 	int told;
 	int has_table;                 /* it was sent the session's ranges */
-	int arenas;                    /* group, -1: none left */
+	uint32_t arena_first, arena_count;
 	char reason[COORD_REASON_MAX]; /* UNFIT */
 	TAILQ_HEAD(, attempt) held;
-};
-
-enum arena_state {
-	ARENAS_FREE,
-	ARENAS_USED,
-	/* Its worker is gone, but the run in flight may have allocated there. */
-	ARENAS_COOLING,
 };
 
 struct session {
@@ -123,7 +115,9 @@ struct session {
 	size_t cpu_len;
 	TAILQ_HEAD(, sworker) workers;
 	uint64_t n_slots; /* of the TOLD ones */
-	uint8_t arenas[COORD_ARENA_GROUPS];
+	/* Arenas given out. Never again: what tasks allocated there lives on
+	 * in the client. */
+	uint32_t arenas_used;
 	uint8_t *table; /* newest ranges, packed */
 	uint32_t n_ranges;
 	uint64_t last_run;
@@ -142,8 +136,6 @@ struct session *coord__session_find(struct coord *k, uint64_t id);
 int coord__session_meet(struct session *s, struct worker_peer *w);
 void coord__sworker_destroy(struct sworker *sw);
 void coord__sworker_unfit(struct sworker *sw, const char *reason);
-/* No run is in flight: arenas of lost workers can be used again. */
-void coord__session_cool(struct session *s);
 /* Keep the table of a RUN. DSM_ENOMEM. */
 int coord__session_table(struct session *s, const struct dsm_msg_run *m);
 

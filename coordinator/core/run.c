@@ -233,7 +233,6 @@ coord__run_finish(struct run *r, int code, const char *text)
 	run_drop(r, 1);
 	coord__verdict_send(r, code, text);
 	s->run = NULL;
-	coord__session_cool(s);
 	run_free(r);
 }
 

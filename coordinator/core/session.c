@@ -92,30 +92,6 @@ coord_session_client(struct coord *k, uint64_t session, const uint8_t *key,
 	return differ == 0 ? s->client->out : NULL;
 }
 
-/* --- arenas --- */
-
-static int
-arenas_take(struct session *s)
-{
-	for (int i = 0; i < COORD_ARENA_GROUPS; i++)
-		if (s->arenas[i] == ARENAS_FREE) {
-			s->arenas[i] = ARENAS_USED;
-			return i;
-		}
-	log_warn("session %llu: more than %d workers: the tasks of the others "
-	         "cannot allocate",
-	         (unsigned long long)s->id, COORD_ARENA_GROUPS);
-	return -1;
-}
-
-void
-coord__session_cool(struct session *s)
-{
-	for (int i = 0; i < COORD_ARENA_GROUPS; i++)
-		if (s->arenas[i] == ARENAS_COOLING)
-			s->arenas[i] = ARENAS_FREE;
-}
-
 /* --- a session's workers --- */
 
 static void
@@ -127,12 +103,10 @@ send_session(struct sworker *sw)
 	    .key = {s->key, DSM_KEY_LEN},
 	    .addr = dsm__str(s->addr),
 	    .name = dsm__str(s->name),
+	    .arena_first = sw->arena_first,
+	    .arena_count = sw->arena_count,
 	};
 
-	if (sw->arenas >= 0) {
-		m.arena_first = (uint32_t)sw->arenas * COORD_ARENA_GROUP;
-		m.arena_count = COORD_ARENA_GROUP;
-	}
 	coord__peer_send_buf(s->k, sw->worker->peer, DSM_MSG_SESSION,
 	                     dsm__encode_session(&s->k->buf, &m));
 }
@@ -147,7 +121,6 @@ coord__session_meet(struct session *s, struct worker_peer *w)
 		return DSM_ENOMEM;
 	sw->session = s;
 	sw->worker = w;
-	sw->arenas = -1;
 	TAILQ_INIT(&sw->held);
 	TAILQ_INSERT_TAIL(&s->workers, sw, of_session);
 	TAILQ_INSERT_TAIL(&w->sessions, sw, of_worker);
@@ -160,7 +133,19 @@ coord__session_meet(struct session *s, struct worker_peer *w)
 		coord__sworker_unfit(sw, reason);
 		return DSM_OK;
 	}
-	sw->arenas = arenas_take(s);
+	if (s->arenas_used + (uint64_t)w->n_slots > COORD_ARENAS) {
+		char reason[96];
+
+		snprintf(reason, sizeof(reason),
+		    "%d slots have served this session, which is the most; "
+		    "start the program again",
+		    COORD_ARENAS);
+		coord__sworker_unfit(sw, reason);
+		return DSM_OK;
+	}
+	sw->arena_first = s->arenas_used;
+	sw->arena_count = (uint32_t)w->n_slots;
+	s->arenas_used += sw->arena_count;
 	sw->state = SWORKER_TOLD;
 	sw->told = 1;
 	s->n_slots += w->n_slots;
@@ -188,9 +173,6 @@ coord__sworker_destroy(struct sworker *sw)
 
 	if (sw->state == SWORKER_TOLD)
 		s->n_slots -= sw->worker->n_slots;
-	if (sw->arenas >= 0)
-		s->arenas[sw->arenas] =
-		    s->run != NULL ? ARENAS_COOLING : ARENAS_FREE;
 	TAILQ_REMOVE(&s->workers, sw, of_session);
 	TAILQ_REMOVE(&sw->worker->sessions, sw, of_worker);
 	free(sw);

@@ -179,7 +179,7 @@ reap(struct keeper *k, pid_t pid)
 RAWSYS_PLAIN static int
 receive(struct keeper *k)
 {
-	union fd_message control;
+	union fd_message control = {.align = {0}};
 	struct iovec iov = {&k->request, sizeof(k->request)};
 	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
 	struct cmsghdr *c;

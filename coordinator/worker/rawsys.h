@@ -9,9 +9,17 @@
 #include <stdint.h>
 #include <sys/syscall.h>
 
+/* Compiled without what would use the thread pointer. clang's no_sanitize
+ * leaves tsan's calls at a function's entry and exit. */
+#if defined(__has_attribute) && \
+    __has_attribute(disable_sanitizer_instrumentation)
+#define RAWSYS_PLAIN \
+	__attribute__((no_stack_protector, disable_sanitizer_instrumentation))
+#else
 #define RAWSYS_PLAIN                                               \
 	__attribute__((no_stack_protector, no_sanitize("address"), \
 	               no_sanitize("thread"), no_sanitize("undefined")))
+#endif
 
 #if defined(__x86_64__)
 RAWSYS_PLAIN static inline __attribute__((always_inline)) long

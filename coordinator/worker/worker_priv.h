@@ -89,8 +89,9 @@ struct wslot {
 	struct dial *dial;
 	struct wtimer *retry;
 	/* Descriptors for the process to come, -1 when not there. */
-	int data_fd, ctl_fd, stage_fd, control_fd, control_peer_fd;
-	struct slot_ctl *ctl; /* mapped from READY on */
+	int data_fd, stage_fd, control_fd, control_peer_fd;
+	int ctl_fd;
+	struct slot_ctl *ctl; /* of all its lives; NULL before the first */
 	pid_t pid;
 	int pidfd;
 	struct wpoll *exit_poll;
@@ -205,6 +206,7 @@ void slot_spawn(struct wslot *s);
 void slot_kill(struct wslot *s, enum kill_why why);
 /* Close what belongs to its life; its process is gone or never was. */
 void slot_clear(struct wslot *s);
+void slot_fini(struct wslot *s);
 void slot_reply(struct wslot *s, const struct spawn_reply *r);
 int slot_is_up(const struct wslot *s);
 /* Up. Sends the session's RUN (when has not got it) and EXEC. */

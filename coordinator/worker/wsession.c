@@ -484,10 +484,8 @@ session_close(struct wsession *ss)
 void
 session_free(struct wsession *ss)
 {
-	for (unsigned i = 0; i < ss->n_slots; i++) {
-		slot_clear(&ss->slots[i]);
-		dsm__wbuf_fini(&ss->slots[i].wrote);
-	}
+	for (unsigned i = 0; i < ss->n_slots; i++)
+		slot_fini(&ss->slots[i]);
 	wtimer_close(ss->watch);
 	LIST_REMOVE(ss, link);
 	while (!STAILQ_EMPTY(&ss->queue)) {

@@ -53,7 +53,6 @@ static void
 close_passed_fds(struct wslot *s)
 {
 	close_fd(&s->data_fd);
-	close_fd(&s->ctl_fd);
 	close_fd(&s->stage_fd);
 	close_fd(&s->control_peer_fd);
 }
@@ -73,9 +72,6 @@ slot_clear(struct wslot *s)
 	close_passed_fds(s);
 	close_fd(&s->control_fd);
 	close_fd(&s->pidfd);
-	if (s->ctl != NULL)
-		munmap(s->ctl, DSM_PAGE);
-	s->ctl = NULL;
 	s->pid = 0;
 	s->kill_why = KILL_NOT;
 	s->n_out = 0;
@@ -100,21 +96,56 @@ memory_file(const char *name, uint64_t size, int *fd_p)
 	return DSM_OK;
 }
 
+/*
+ * The control page is made once and handed on to the slot's later processes: what
+ * one leaves there for its successor (how far its arena is used) stays.
+ */
+static int
+open_ctl(struct wslot *s)
+{
+	void *p;
+	int err;
+
+	if (s->ctl == NULL) {
+		err = memory_file("taskrt-slotctl", DSM_PAGE, &s->ctl_fd);
+		if (err != DSM_OK)
+			return err;
+		p = mmap(NULL, DSM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
+		         s->ctl_fd, 0);
+		if (p == MAP_FAILED) {
+			close_fd(&s->ctl_fd);
+			return DSM_ENOMEM;
+		}
+		s->ctl = p;
+	}
+	atomic_store(&s->ctl->state, SLOT_IDLE);
+	atomic_store(&s->ctl->fetching, 0);
+	atomic_store(&s->ctl->attempt, UINT64_MAX); /* none begun */
+	for (int i = 0; i < 2; i++)
+		atomic_store(&s->ctl->claim_n[i], 0);
+	s->ctl->message[0] = '\0';
+	return DSM_OK;
+}
+
+void
+slot_fini(struct wslot *s)
+{
+	slot_clear(s);
+	if (s->ctl != NULL)
+		munmap(s->ctl, DSM_PAGE);
+	s->ctl = NULL;
+	close_fd(&s->ctl_fd);
+	dsm__wbuf_fini(&s->wrote);
+}
+
 static int
 open_files(struct wslot *s)
 {
-	void *p;
 	int pair[2];
-	int err = memory_file("taskrt-slotctl", DSM_PAGE, &s->ctl_fd);
+	int err = open_ctl(s);
 
 	if (err != DSM_OK)
 		return err;
-	p = mmap(NULL, DSM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, s->ctl_fd,
-	         0);
-	if (p == MAP_FAILED)
-		return DSM_ENOMEM;
-	s->ctl = p;
-	atomic_store(&s->ctl->attempt, UINT64_MAX); /* none begun */
 	if (s->ss->w->p.local_data != NULL) {
 		err = memory_file("taskrt-stage", STAGE_SIZE, &s->stage_fd);
 		if (err != DSM_OK)
@@ -457,7 +488,11 @@ judge_exit(const struct wslot *s, struct fate *f, int code, uint64_t task,
 		say(f, "slot lost its connection to the client");
 		break;
 	case SLOT_EXIT_CRASHED:
-		say(f, "slot ended after a crash");
+		/* Without a DONE it has left a sentence instead. */
+		if (f->begun && *slot_message(s) != '\0')
+			f->fails = DSM_FAIL_CRASH;
+		say(f, "%s",
+		    f->fails ? slot_message(s) : "slot ended after a crash");
 		break;
 	case SLOT_EXIT_PROTO:
 		f->bad_start = 1;

@@ -817,6 +817,12 @@ dsm__alloc_name(struct dsm_alloc *a, const void *p, const char *label)
 }
 
 uint64_t
+dsm__alloc_high_water_forking(const struct dsm_alloc *a)
+{
+	return a->runs.top << DSM_PAGE_SHIFT;
+}
+
+uint64_t
 dsm__alloc_high_water(struct dsm_alloc *a)
 {
 	uint64_t top;

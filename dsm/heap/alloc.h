@@ -124,6 +124,8 @@ size_t dsm__alloc_usable(const struct dsm_alloc *a, const void *p);
  * [base + dsm__alloc_upper, base + size).
  */
 uint64_t dsm__alloc_high_water(struct dsm_alloc *a);
+/* The same between fork_prepare and fork_parent, when the locks are held. */
+uint64_t dsm__alloc_high_water_forking(const struct dsm_alloc *a);
 uint64_t dsm__alloc_upper(struct dsm_alloc *a);
 
 struct dsm_alloc_info {

@@ -44,7 +44,7 @@ in_task(void)
 
 void
 dsm__heap_set_task(const volatile uint32_t *flag,
-    const struct dsm_task_ops *ops)
+                   const struct dsm_task_ops *ops)
 {
 	task_ops = ops;
 	task_flag = flag;
@@ -96,16 +96,22 @@ static void
 fork_prepare(void)
 {
 	struct dsm_heap *h = atomic_load(&heap);
+	uint64_t used;
 
 	pthread_mutex_lock(&make_lock);
 	if (h == NULL)
 		return;
 	dsm__heap_lock(h);
 	pthread_mutex_lock(&h->arena_lock);
-	dsm__views_fork_prepare(h->views, dsm__heap_used(h));
+	/* Allocators first: the heap must not grow while its used part is made
+	 * ready for the child. */
 	dsm__alloc_fork_prepare(h->alloc);
 	for (size_t i = 0; i < h->n_arenas; i++)
 		dsm__alloc_fork_prepare(h->arenas[i].alloc);
+	used = dsm__alloc_high_water_forking(h->alloc);
+	if (h->arena_top > h->base + used)
+		used = h->arena_top - h->base;
+	dsm__views_fork_prepare(h->views, used);
 }
 
 static void
@@ -114,10 +120,10 @@ fork_parent(void)
 	struct dsm_heap *h = atomic_load(&heap);
 
 	if (h != NULL) {
+		dsm__views_fork_parent(h->views);
 		for (size_t i = h->n_arenas; i-- > 0;)
 			dsm__alloc_fork_parent(h->arenas[i].alloc);
 		dsm__alloc_fork_parent(h->alloc);
-		dsm__views_fork_parent(h->views);
 		pthread_mutex_unlock(&h->arena_lock);
 		dsm__heap_unlock(h);
 	}
@@ -134,7 +140,7 @@ fork_child(void)
 
 		if (err != DSM_OK) {
 			log_error("no copy of the heap for a forked child: %s",
-			    dsm__strerror(err));
+			          dsm__strerror(err));
 			abort();
 		}
 		for (size_t i = h->n_arenas; i-- > 0;)
@@ -170,8 +176,7 @@ make_views(struct dsm_heap *h, struct dsm_error *e)
 static int
 make_map(struct dsm_heap *h, struct dsm_error *e)
 {
-	uint64_t serving =
-	    (uintptr_t)dsm__views_serving(h->views, h->base);
+	uint64_t serving = (uintptr_t)dsm__views_serving(h->views, h->base);
 	int err = dsm__map_create(&h->map);
 
 	if (err == DSM_OK)
@@ -180,7 +185,7 @@ make_map(struct dsm_heap *h, struct dsm_error *e)
 		err = dsm__map_exclude(h->map, serving, serving + h->size);
 	if (err != DSM_OK)
 		return dsm__fail(e, err, "dsm_malloc: no table of ranges: %s",
-		    dsm__strerror(err));
+		                 dsm__strerror(err));
 	return DSM_OK;
 }
 
@@ -208,7 +213,7 @@ make(struct dsm_error *e)
 	int err = dsm__alloc_create(&params, &h->alloc);
 	if (err != DSM_OK) {
 		dsm__fail(e, err, "dsm_malloc: no allocator: %s",
-		    dsm__strerror(err));
+		          dsm__strerror(err));
 		goto destroy_map;
 	}
 	return h;
@@ -234,7 +239,7 @@ make_once(void)
 		if (h != NULL) {
 			if (!have_atfork)
 				pthread_atfork(fork_prepare, fork_parent,
-				    fork_child);
+				               fork_child);
 			have_atfork = 1;
 			make_error.code = DSM_OK;
 			make_error.text[0] = '\0';
@@ -273,7 +278,8 @@ dsm__heap_error(void)
 int
 dsm__heap_set_size(uint64_t size)
 {
-	uint64_t chunk = DSM_HEAP_CHUNK * 4; /* a quarter is whole chunks, too */
+	uint64_t chunk =
+	    DSM_HEAP_CHUNK * 4; /* a quarter is whole chunks, too */
 	int err = DSM_OK;
 
 	if (size == 0 || size > UINT64_MAX - chunk)
@@ -292,12 +298,11 @@ dsm__heap_set_size(uint64_t size)
 int
 dsm__heap_has(const void *p)
 {
-	uint64_t base =
-	    atomic_load_explicit(&heap_base, memory_order_relaxed);
+	uint64_t base = atomic_load_explicit(&heap_base, memory_order_relaxed);
 
 	/* Who holds a block of the heap has seen both values. */
 	return (uintptr_t)p - base <
-	    atomic_load_explicit(&heap_len, memory_order_relaxed);
+	       atomic_load_explicit(&heap_len, memory_order_relaxed);
 }
 
 /* --- task arenas that have come back --- */
@@ -368,7 +373,7 @@ dsm__heap_used(struct dsm_heap *h)
 /* arena_lock. */
 static int
 insert_arena(struct dsm_heap *h, uint64_t base, uint64_t len,
-    struct dsm_alloc *alloc)
+             struct dsm_alloc *alloc)
 {
 	size_t i = find_arena(h, base);
 
@@ -376,8 +381,7 @@ insert_arena(struct dsm_heap *h, uint64_t base, uint64_t len,
 		return DSM_EINVAL; /* overlaps one that is there */
 	if (h->n_arenas == h->cap_arenas) {
 		size_t cap = h->cap_arenas == 0 ? 16 : 2 * h->cap_arenas;
-		struct dsm_heap_arena *v =
-		    realloc(h->arenas, cap * sizeof(*v));
+		struct dsm_heap_arena *v = realloc(h->arenas, cap * sizeof(*v));
 
 		if (v == NULL)
 			return DSM_ENOMEM;
@@ -385,7 +389,7 @@ insert_arena(struct dsm_heap *h, uint64_t base, uint64_t len,
 		h->cap_arenas = cap;
 	}
 	memmove(&h->arenas[i + 1], &h->arenas[i],
-	    (h->n_arenas - i) * sizeof(*h->arenas));
+	        (h->n_arenas - i) * sizeof(*h->arenas));
 	h->arenas[i] = (struct dsm_heap_arena){base, len, alloc};
 	h->n_arenas++;
 	if (h->arena_top < base + len)
@@ -467,7 +471,7 @@ adopt_page(struct dsm_heap *h, uint64_t page, int *err_p)
 	    ((base | len) & DSM_PAGE_MASK) != 0 ||
 	    len > h->base + h->size - base || page >= base + len ||
 	    dsm__task_view_open(&view, (void *)(uintptr_t)base, len) !=
-		DSM_OK ||
+	        DSM_OK ||
 	    (uintptr_t)view.meta_end != page)
 		return;
 	int err = adopt(h, base, len);
@@ -477,7 +481,7 @@ adopt_page(struct dsm_heap *h, uint64_t page, int *err_p)
 		*err_p = err;
 	else
 		log_debug("task arena at 0x%" PRIx64 " not taken over: %s",
-		    base, dsm__strerror(err));
+		          base, dsm__strerror(err));
 }
 
 int
@@ -547,7 +551,7 @@ dsm_aligned_alloc(size_t align, size_t size)
 /* Blocks that came out of a task move to the heap proper when they change. */
 static void *
 move_from_arena(struct dsm_heap *h, struct dsm_alloc *a, void *p, size_t size,
-    void *ra)
+                void *ra)
 {
 	size_t old = a != NULL ? dsm__alloc_usable(a, p) : 0;
 	void *q;
@@ -581,7 +585,7 @@ dsm_realloc(void *p, size_t size)
 	if (p == NULL)
 		return dsm__alloc_malloc(h->alloc, size, ra);
 	struct dsm_alloc *a = alloc_for(p, "dsm_realloc of a pointer that is "
-	    "in no block");
+	                                   "in no block");
 	if (a == h->alloc)
 		return dsm__alloc_realloc(a, p, size, ra);
 	return move_from_arena(h, a, p, size, ra);
@@ -597,7 +601,7 @@ dsm_free(void *p)
 		return;
 	}
 	struct dsm_alloc *a = alloc_for(p, "dsm_free of a pointer that is in "
-	    "no block");
+	                                   "no block");
 	if (a != NULL)
 		dsm__alloc_free(a, p);
 }
@@ -669,6 +673,6 @@ dsm__heap_describe(const void *addr, char *buf, size_t size)
 	else if (off > 0)
 		snprintf(place, sizeof(place), " + %zu", off);
 	snprintf(buf, size, "%s%s, %zu bytes allocated at %p",
-	    info.label[0] != '\0' ? info.label : "block", place, info.size,
-	    info.return_address);
+	         info.label[0] != '\0' ? info.label : "block", place, info.size,
+	         info.return_address);
 }

@@ -35,7 +35,7 @@ grow(struct dsm_extents *x)
 static int
 insert(struct dsm_extents *x, size_t at, uint64_t start, uint64_t n_pages)
 {
-	int rc = x->n < x->cap ? DSM_OK : grow(x);
+	int rc = x->v != NULL && x->n < x->cap ? DSM_OK : grow(x);
 
 	if (rc != DSM_OK)
 		return rc;

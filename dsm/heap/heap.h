@@ -41,7 +41,7 @@ struct dsm_heap {
 	uint64_t user_size;
 
 	pthread_mutex_t lock;
-	unsigned n_runs;  /* lock: in flight; freed pages are kept meanwhile */
+	unsigned n_runs; /* lock: in flight; freed pages are kept meanwhile */
 
 	/* Adopted arenas, by address; arena_lock. */
 	pthread_mutex_t arena_lock;
@@ -100,7 +100,7 @@ struct dsm_task_ops {
 	void (*free)(void *p);
 };
 void dsm__heap_set_task(const volatile uint32_t *in_task,
-    const struct dsm_task_ops *ops);
+                        const struct dsm_task_ops *ops);
 
 /*
  * What a task leaves for the commit, in the first block of its first arena: the

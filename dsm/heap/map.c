@@ -74,6 +74,7 @@ struct dsm_map {
 	struct entries next;     /* lock; the same */
 	struct spans excluded;   /* lock */
 	struct spans own;        /* lock; where anonymous memory has an owner */
+	struct spans plt;        /* lock; PLT words, a span a module */
 	struct dsm_maptext text; /* lock */
 	uint64_t heap_start, heap_end; /* lock; equal: none */
 	uint64_t next_off;             /* lock */
@@ -180,6 +181,7 @@ dsm__map_destroy(struct dsm_map *m)
 	free(m->next.v);
 	free(m->excluded.v);
 	free(m->own.v);
+	free(m->plt.v);
 	dsm__maptext_fini(&m->text);
 	free(m);
 }
@@ -256,11 +258,45 @@ dsm__map_tls(uint64_t *start_p, uint64_t *end_p)
 }
 
 struct module_walk {
-	struct spans *spans;
+	struct spans *spans, *plt;
 	size_t n; /* writable segments seen; those that fit are in spans */
 	uint64_t adds, subs;
 	size_t n_modules;
 };
+
+/*
+ * Where the loader writes when a function of another module is called for the
+ * first time: from the lowest to the highest word of DT_JMPREL.
+ */
+static struct span
+plt_words(const struct dl_phdr_info *info, const ElfW(Dyn) * dyn)
+{
+	struct span s = {UINT64_MAX, 0, 0};
+	uint64_t table = 0, len = 0, entry = sizeof(ElfW(Rela));
+
+	for (; dyn->d_tag != DT_NULL; dyn++) {
+		if (dyn->d_tag == DT_JMPREL)
+			table = dyn->d_un.d_ptr;
+		else if (dyn->d_tag == DT_PLTRELSZ)
+			len = dyn->d_un.d_val;
+		else if (dyn->d_tag == DT_PLTREL && dyn->d_un.d_val == DT_REL)
+			entry = sizeof(ElfW(Rel));
+	}
+	/* glibc has relocated d_ptr, other loaders have not. */
+	if (table != 0 && table < info->dlpi_addr)
+		table += info->dlpi_addr;
+	for (uint64_t at = 0; table != 0 && at + entry <= len; at += entry) {
+		const ElfW(Rel) *rel =
+		    (const ElfW(Rel) *)(uintptr_t)(table + at);
+		uint64_t word = info->dlpi_addr + rel->r_offset;
+
+		if (word < s.start)
+			s.start = word;
+		if (word + sizeof(word) > s.end)
+			s.end = word + sizeof(word);
+	}
+	return s;
+}
 
 static int
 segments_of_module(struct dl_phdr_info *info, size_t size, void *arg)
@@ -276,6 +312,13 @@ segments_of_module(struct dl_phdr_info *info, size_t size, void *arg)
 		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
 		uint64_t at = info->dlpi_addr + ph->p_vaddr;
 
+		if (ph->p_type == PT_DYNAMIC && !is_system) {
+			struct span s = plt_words(info,
+			    (const ElfW(Dyn) *)(uintptr_t)at);
+
+			if (s.start < s.end && w->plt->n < w->plt->cap)
+				w->plt->v[w->plt->n++] = s;
+		}
 		if (ph->p_type != PT_LOAD || (ph->p_flags & PF_W) == 0)
 			continue;
 		if (w->n++ >= w->spans->cap)
@@ -308,13 +351,17 @@ find_owners(struct dsm_map *m, uint64_t *adds_p, uint64_t *subs_p)
 	struct module_walk w;
 	int err = spans_reserve(&m->own, 64);
 
+	if (err == DSM_OK)
+		err = spans_reserve(&m->plt, m->own.cap);
 	while (err == DSM_OK) {
-		m->own.n = 0;
-		w = (struct module_walk){.spans = &m->own};
+		m->own.n = m->plt.n = 0;
+		w = (struct module_walk){.spans = &m->own, .plt = &m->plt};
 		dl_iterate_phdr(segments_of_module, &w);
 		if (w.n <= m->own.cap)
 			break;
 		err = spans_reserve(&m->own, 2 * w.n);
+		if (err == DSM_OK)
+			err = spans_reserve(&m->plt, 2 * w.n);
 	}
 	if (err != DSM_OK)
 		return err;
@@ -539,8 +586,21 @@ make_entries(struct dsm_map *m)
 
 /* --- the table --- */
 
+static void
+set_private(struct dsm_range *r, const struct spans *plt)
+{
+	for (size_t i = 0; i < plt->n; i++) {
+		const struct span *s = &plt->v[i];
+
+		if (s->start >= r->end || s->end <= r->start)
+			continue;
+		r->priv_start = s->start > r->start ? s->start : r->start;
+		r->priv_end = s->end < r->end ? s->end : r->end;
+	}
+}
+
 static struct table *
-make_table(const struct entries *x)
+make_table(const struct entries *x, const struct spans *plt)
 {
 	struct table *t = malloc(sizeof(*t) + x->n * sizeof(t->v[0]));
 
@@ -558,6 +618,9 @@ make_table(const struct entries *x)
 		else
 			t->v[t->n++] = *r;
 	}
+	for (size_t i = 0; i < t->n; i++)
+		if (t->v[i].prot & PROT_WRITE)
+			set_private(&t->v[i], plt);
 	return t;
 }
 
@@ -566,7 +629,7 @@ static int
 publish(struct dsm_map *m)
 {
 	struct table *old = m->table;
-	struct table *t = make_table(&m->next);
+	struct table *t = make_table(&m->next, &m->plt);
 	struct entries swap = m->now;
 
 	if (t == NULL)

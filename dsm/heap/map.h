@@ -30,6 +30,10 @@ struct dsm_range {
 	uint64_t start, end, image_off;
 	uint32_t prot; /* PROT_READ | PROT_WRITE | PROT_EXEC */
 	uint32_t kind; /* enum dsm_range_kind of wire.h */
+	/* Bytes that are private to a task whatever the kind; equal: none. The
+	 * words of a lazily bound PLT: the first call of a library function
+	 * writes one, in two tasks the same. */
+	uint64_t priv_start, priv_end;
 };
 
 int dsm__map_create(struct dsm_map **m_p);

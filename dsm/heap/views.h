@@ -143,7 +143,8 @@ int dsm__views_release(struct dsm_views *v, uint64_t addr, uint64_t len);
  * fork() in the program: prepare, parent and child of pthread_atfork, all under
  * the run lock. The child gets a memfd of its own with what the heap held at the
  * fork, at the same addresses and with the same descriptor number, all of it
- * SHARED again. [base, base + used) is kept, the rest reads as zero.
+ * SHARED again. [base, base + used) is kept, the rest reads as zero: take the
+ * allocator's locks before prepare, so that nothing grows beyond `used`.
  *
  * prepare makes the used part PRIVATE, so that what the parent stores later
  * stays out of the file; freeze and apply of the parent then wait until the

@@ -107,8 +107,8 @@ struct dsm_loop {
 	int kicked;       /* wake is on its way */
 	struct deferred *deferred; /* first come, first called */
 	size_t n_deferred, cap_deferred;
-	int driving;      /* a user thread is in a round, maybe asleep */
-	int n_waiting;    /* drivers waiting for their turn */
+	int driving;   /* a user thread is in a round, maybe asleep */
+	int n_waiting; /* drivers waiting for their turn */
 	int stop;
 
 	/* Drive lock: ticket `serving` has it. */
@@ -243,8 +243,7 @@ dsm__loop_unlock(struct dsm_loop *l)
 	                                                  : SLEEPER_BACKGROUND;
 	uint64_t due = atomic_load(&l->due[who]);
 
-	if (due > 0 &&
-	    (l->changed || l->n_deferred > 0 || next_due(l) < due))
+	if (due > 0 && (l->changed || l->n_deferred > 0 || next_due(l) < due))
 		kick(l);
 	give(l);
 	/* Pairs with park: it sets parked, then looks at the lock. */

@@ -80,7 +80,7 @@ dsm__wbuf_fini(struct dsm_wbuf *w)
 #include "messages.def"
 
 _Static_assert(fixed_pages == DSM_PAGES_FIXED, "DSM_PAGES_FIXED is wrong");
-_Static_assert((int)size_range == 32, "range records are protocol");
+_Static_assert((int)size_range == 48, "range records are protocol");
 
 /* --- encoding: the first error sticks --- */
 

@@ -78,7 +78,8 @@ after_fork_child(void)
 		taskrt__session_forget(client.session);
 	client.session = NULL;
 	if (client.run != NULL)
-		taskrt__run_forget(client.run,
+		taskrt__run_forget(
+		    client.run,
 		    "the run was launched before fork(): only the parent can "
 		    "wait for it");
 	client.run = NULL;
@@ -102,7 +103,7 @@ install_hooks(void)
 
 static int
 configure(struct taskrt__client *c, const struct taskrt_config *given,
-    struct dsm_error *e)
+          struct dsm_error *e)
 {
 	enum dsm_log_level level;
 
@@ -114,7 +115,8 @@ configure(struct taskrt__client *c, const struct taskrt_config *given,
 	if (c->config.origin[TASKRT__SET_HEAP_SIZE] != TASKRT__FROM_DEFAULT) {
 		err = dsm__heap_set_size(c->config.heap_size);
 		if (err != DSM_OK)
-			return dsm__fail(e, DSM_EINVAL,
+			return dsm__fail(
+			    e, DSM_EINVAL,
 			    "taskrt_init: heap_size comes too late, dsm_malloc "
 			    "was called already; call taskrt_init first");
 	}
@@ -122,7 +124,7 @@ configure(struct taskrt__client *c, const struct taskrt_config *given,
 		dsm__log_level(level);
 	if (c->config.token_file[0] != '\0')
 		log_warn("a token file is configured, but this version has no "
-			 "authentication: it is not used");
+		         "authentication: it is not used");
 	c->configured = 1;
 	return DSM_OK;
 }
@@ -140,7 +142,7 @@ taskrt__client_end_session(struct taskrt__client *c)
 
 int
 taskrt__client_session(struct taskrt__client *c, struct taskrt__session **s_p,
-    struct dsm_error *e)
+                       struct dsm_error *e)
 {
 	struct taskrt__session *s;
 	int err = configure(c, NULL, e);
@@ -185,12 +187,13 @@ taskrt_init(const struct taskrt_config *config)
 	struct dsm_error e = {0};
 
 	if (taskrt__in_task())
-		return taskrt__report_fail(TASKRT_EINVAL,
-		    "taskrt_init was called inside a task");
+		return taskrt__report_fail(
+		    TASKRT_EINVAL, "taskrt_init was called inside a task");
 	pthread_mutex_lock(&c->run_lock);
 	int err = DSM_OK;
 	if (c->configured)
-		err = dsm__fail(&e, DSM_EINVAL,
+		err = dsm__fail(
+		    &e, DSM_EINVAL,
 		    "taskrt_init: the library is in use already; call it once, "
 		    "before anything else of taskrt");
 	if (err == DSM_OK)

@@ -42,7 +42,7 @@ struct taskrt__client *taskrt__client_default(void);
 
 /* run_lock held. The session, made or made again as needed. */
 int taskrt__client_session(struct taskrt__client *c,
-    struct taskrt__session **s_p, struct dsm_error *e);
+                           struct taskrt__session **s_p, struct dsm_error *e);
 /* run_lock held: end the session, if there is one. */
 void taskrt__client_end_session(struct taskrt__client *c);
 

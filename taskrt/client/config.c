@@ -35,7 +35,7 @@ bad(struct dsm_error *e, enum taskrt__setting key, enum taskrt__origin origin,
     const char *text, const char *expected)
 {
 	return dsm__fail(e, DSM_EINVAL, "%s: \"%.100s\" is not %s",
-	    source(key, origin), text, expected);
+	                 source(key, origin), text, expected);
 }
 
 static int
@@ -109,7 +109,7 @@ set_transport(struct taskrt__config *c, const char *text)
 /* Set one value from text; what was expected goes into *expected_p on failure. */
 static int
 set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
-    const char **expected_p)
+         const char **expected_p)
 {
 	uint64_t number;
 	enum dsm_log_level level;
@@ -167,7 +167,7 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 /* An empty value in the environment is none, but for the coordinator. */
 static int
 load_one(struct taskrt__config *c, enum taskrt__setting key,
-    enum taskrt__origin origin, const char *text, struct dsm_error *e)
+         enum taskrt__origin origin, const char *text, struct dsm_error *e)
 {
 	const char *expected = "valid";
 
@@ -197,7 +197,7 @@ find_key(const char *entry, size_t name_len)
 
 static int
 load_environment(struct taskrt__config *c, char *const *env,
-    struct dsm_error *e)
+                 struct dsm_error *e)
 {
 	char unknown[200] = "";
 
@@ -212,11 +212,12 @@ load_environment(struct taskrt__config *c, char *const *env,
 			size_t used = strlen(unknown);
 
 			snprintf(unknown + used, sizeof(unknown) - used,
-			    "%s%.*s", used > 0 ? ", " : "", (int)len, *env);
+			         "%s%.*s", used > 0 ? ", " : "", (int)len,
+			         *env);
 			continue;
 		}
-		int err = load_one(c, key, TASKRT__FROM_ENVIRONMENT, equals + 1,
-		    e);
+		int err =
+		    load_one(c, key, TASKRT__FROM_ENVIRONMENT, equals + 1, e);
 		if (err != DSM_OK)
 			return err;
 	}
@@ -227,22 +228,23 @@ load_environment(struct taskrt__config *c, char *const *env,
 
 static int
 load_given(struct taskrt__config *c, const struct taskrt_config *g,
-    struct dsm_error *e)
+           struct dsm_error *e)
 {
 	int err = load_one(c, TASKRT__SET_COORDINATOR, TASKRT__FROM_INIT,
-	    g->coordinator, e);
+	                   g->coordinator, e);
 	if (err != DSM_OK)
 		return err;
 	err = load_one(c, TASKRT__SET_TOKEN_FILE, TASKRT__FROM_INIT,
-	    g->token_file, e);
+	               g->token_file, e);
 	if (err != DSM_OK)
 		return err;
 	err = load_one(c, TASKRT__SET_TRANSPORT, TASKRT__FROM_INIT,
-	    g->transport, e);
+	               g->transport, e);
 	if (err != DSM_OK)
 		return err;
 	if (g->slots > TASKRT__SLOTS_MAX)
-		return dsm__fail(e, DSM_EINVAL,
+		return dsm__fail(
+		    e, DSM_EINVAL,
 		    "taskrt_init: slots is %u, at most %u are possible",
 		    g->slots, TASKRT__SLOTS_MAX);
 	if (g->slots != 0) {
@@ -267,16 +269,19 @@ check_together(const struct taskrt__config *c, struct dsm_error *e)
 	const enum taskrt__setting key = TASKRT__SET_TRANSPORT;
 
 	if (c->transport == TASKRT__TRANSPORT_VERBS)
-		return dsm__fail(e, DSM_EINVAL,
+		return dsm__fail(
+		    e, DSM_EINVAL,
 		    "%s: transport verbs is not in this build; use auto or tcp",
 		    source(key, c->origin[key]));
 	if (c->transport == TASKRT__TRANSPORT_SHM && c->coordinator[0] != '\0')
-		return dsm__fail(e, DSM_EINVAL,
+		return dsm__fail(
+		    e, DSM_EINVAL,
 		    "%s: transport shm works on one machine only, but "
 		    "coordinator %.200s is configured; use auto or tcp",
 		    source(key, c->origin[key]), c->coordinator);
 	if (c->heap_size > UINT64_C(1) << 46)
-		return dsm__fail(e, DSM_EINVAL,
+		return dsm__fail(
+		    e, DSM_EINVAL,
 		    "taskrt_init: heap_size is %llu bytes, more than 64 TiB "
 		    "do not fit into the address space",
 		    (unsigned long long)c->heap_size);
@@ -285,7 +290,7 @@ check_together(const struct taskrt__config *c, struct dsm_error *e)
 
 int
 taskrt__config_load(struct taskrt__config *c, const struct taskrt_config *given,
-    char *const *env, struct dsm_error *e)
+                    char *const *env, struct dsm_error *e)
 {
 	*c = (struct taskrt__config){
 	    .slots = taskrt__config_cpus(),
@@ -324,7 +329,7 @@ taskrt__config_help(enum taskrt__setting key)
 
 char *
 taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
-    char *buf, size_t size)
+                     char *buf, size_t size)
 {
 	const char *text = "";
 	char number[32];
@@ -354,12 +359,12 @@ taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
 		break;
 	case TASKRT__SET_WAIT:
 		snprintf(number, sizeof(number), "%g",
-		    (double)c->wait_ms / 1000);
+		         (double)c->wait_ms / 1000);
 		text = number;
 		break;
 	case TASKRT__SET_HEAP_SIZE:
 		snprintf(number, sizeof(number), "%llu",
-		    (unsigned long long)c->heap_size);
+		         (unsigned long long)c->heap_size);
 		text = number;
 		break;
 	case TASKRT__N_SETTINGS:
@@ -397,9 +402,9 @@ taskrt__config_cpus(void)
 		int count = rc == 0 ? CPU_COUNT_S(size, set) : 0;
 		CPU_FREE(set);
 		if (count > 0)
-			return (unsigned)count < TASKRT__SLOTS_MAX ?
-			    (unsigned)count :
-			    TASKRT__SLOTS_MAX;
+			return (unsigned)count < TASKRT__SLOTS_MAX
+			           ? (unsigned)count
+			           : TASKRT__SLOTS_MAX;
 		if (errno != EINVAL)
 			break;
 	}

@@ -14,24 +14,26 @@
 
 /* X(KEY, name, environment name or NULL, help) */
 #define TASKRT__SETTINGS(X)                                                    \
-	X(COORDINATOR, "coordinator", "TASKRT_COORDINATOR",                                   \
-	    "HOST:PORT of the coordinator; empty: this machine alone")         \
-	X(TOKEN_FILE, "token_file", "TASKRT_TOKEN_FILE", "file with the shared secret")      \
-	X(SLOTS, "slots", "TASKRT_SLOTS", "processes used without a coordinator")       \
-	X(TRANSPORT, "transport", "TASKRT_TRANSPORT", "auto, shm, tcp, verbs")              \
-	X(CHECK, "check", "TASKRT_CHECK",                                               \
-	    "chunks: a chunk of a loop is one writer; iterations: each is")    \
-	X(STAT, "stat", "TASKRT_STAT", "1: counters on stderr at exit")                \
-	X(LOG, "log", "TASKRT_LOG", "error, warn, info, debug, trace")                \
-	X(WAIT, "wait", "TASKRT_WAIT",                                                 \
-	    "seconds to wait for the coordinator and a first worker")          \
+	X(COORDINATOR, "coordinator", "TASKRT_COORDINATOR",                    \
+	  "HOST:PORT of the coordinator; empty: this machine alone")           \
+	X(TOKEN_FILE, "token_file", "TASKRT_TOKEN_FILE",                       \
+	  "file with the shared secret")                                       \
+	X(SLOTS, "slots", "TASKRT_SLOTS",                                      \
+	  "processes used without a coordinator")                              \
+	X(TRANSPORT, "transport", "TASKRT_TRANSPORT", "auto, shm, tcp, verbs") \
+	X(CHECK, "check", "TASKRT_CHECK",                                      \
+	  "chunks: a chunk of a loop is one writer; iterations: each is")      \
+	X(STAT, "stat", "TASKRT_STAT", "1: counters on stderr at exit")        \
+	X(LOG, "log", "TASKRT_LOG", "error, warn, info, debug, trace")         \
+	X(WAIT, "wait", "TASKRT_WAIT",                                         \
+	  "seconds to wait for the coordinator and a first worker")            \
 	X(HEAP_SIZE, "heap_size", NULL, "bytes of address space for dsm_malloc")
 
 enum taskrt__setting {
 #define X(key, name, env, help) TASKRT__SET_##key,
 	TASKRT__SETTINGS(X)
 #undef X
-	TASKRT__N_SETTINGS,
+	    TASKRT__N_SETTINGS,
 };
 
 enum taskrt__origin {
@@ -71,7 +73,8 @@ struct taskrt_config;
  * origin and what was expected; *c is then unspecified.
  */
 int taskrt__config_load(struct taskrt__config *c,
-    const struct taskrt_config *given, char *const *env, struct dsm_error *e);
+                        const struct taskrt_config *given, char *const *env,
+                        struct dsm_error *e);
 
 /* For `taskrt info`. */
 const char *taskrt__config_name(enum taskrt__setting key); /* "slots" */
@@ -79,8 +82,9 @@ const char *taskrt__config_env(enum taskrt__setting key);  /* NULL: none */
 const char *taskrt__config_help(enum taskrt__setting key);
 /* The value as text, cut at size - 1. Returns buf. */
 char *taskrt__config_value(const struct taskrt__config *c,
-    enum taskrt__setting key, char *buf, size_t size);
-const char *taskrt__config_origin(const struct taskrt__config *c,
+                           enum taskrt__setting key, char *buf, size_t size);
+const char *taskrt__config_origin(
+    const struct taskrt__config *c,
     enum taskrt__setting key); /* "default", "environment", "taskrt_init" */
 
 /* CPUs this process may use: at least 1. */

@@ -74,7 +74,7 @@ put(struct embedded *x, enum target target, unsigned type,
 	struct message *m = malloc(sizeof(*m) + len);
 	if (m == NULL ||
 	    (!x->deferred &&
-		dsm__loop_defer(x->session->loop, drain, x) != DSM_OK)) {
+	     dsm__loop_defer(x->session->loop, drain, x) != DSM_OK)) {
 		free(m);
 		taskrt__session_lose(x->session, DSM_ENOMEM, "out of memory");
 		return;
@@ -115,7 +115,7 @@ tick(struct embedded *x)
 	uv_loop_t *uv = dsm__loop_uv(x->session->loop);
 	uv_update_time(uv);
 	uv_timer_start(&x->tick, on_tick,
-	    next > now ? (next - now + DSM_MS - 1) / DSM_MS : 0, 0);
+	               next > now ? (next - now + DSM_MS - 1) / DSM_MS : 0, 0);
 	x->tick_at = next;
 }
 
@@ -159,7 +159,8 @@ drain(void *arg)
 		STAILQ_REMOVE_HEAD(&x->queue, link);
 		int err = pass(x, m);
 		if (err != DSM_OK)
-			taskrt__session_lose(x->session, err,
+			taskrt__session_lose(
+			    x->session, err,
 			    "embedded coordinator and worker disagree about "
 			    "%s: %s",
 			    dsm__msg_name(m->type), dsm__strerror(err));
@@ -172,10 +173,11 @@ drain(void *arg)
 
 static void
 queue_send(struct coord_link *l, unsigned type, const struct iovec *iov,
-    int n_iov)
+           int n_iov)
 {
-	struct queue_link *q = (struct queue_link *)((char *)l -
-	    offsetof(struct queue_link, link));
+	struct queue_link *q =
+	    (struct queue_link *)((char *)l -
+	                          offsetof(struct queue_link, link));
 
 	put(q->owner, q->target, type, iov, n_iov);
 }
@@ -184,12 +186,13 @@ queue_send(struct coord_link *l, unsigned type, const struct iovec *iov,
 static void
 queue_close(struct coord_link *l, const char *reason)
 {
-	struct queue_link *q = (struct queue_link *)((char *)l -
-	    offsetof(struct queue_link, link));
+	struct queue_link *q =
+	    (struct queue_link *)((char *)l -
+	                          offsetof(struct queue_link, link));
 
 	taskrt__session_lose(q->owner->session, DSM_EPROTO,
-	    "the embedded coordinator gave up: %s",
-	    reason != NULL ? reason : "no reason given");
+	                     "the embedded coordinator gave up: %s",
+	                     reason != NULL ? reason : "no reason given");
 }
 
 static void
@@ -241,8 +244,8 @@ close_theirs:
 /* --- the session's link --- */
 
 static void
-embedded_send(struct taskrt__session *s, unsigned type,
-    const struct iovec *iov, int n_iov)
+embedded_send(struct taskrt__session *s, unsigned type, const struct iovec *iov,
+              int n_iov)
 {
 	put(s->link_state, TO_COORD_CLIENT, type, iov, n_iov);
 }
@@ -309,16 +312,17 @@ make_worker(struct embedded *x, struct dsm_error *e)
 
 static int
 join(struct embedded *x, const struct dsm_msg_hello *hello, const char *name,
-    struct queue_link *link, struct coord_peer **peer_p, struct dsm_error *e)
+     struct queue_link *link, struct coord_peer **peer_p, struct dsm_error *e)
 {
 	int err = coord_join(x->coord, hello, name, &link->link, peer_p);
 
 	if (err == DSM_OK && *peer_p == NULL)
 		err = DSM_EINCOMPAT;
 	if (err != DSM_OK)
-		return dsm__fail(e, err, "embedded coordinator: %s does not "
-		    "join: %s",
-		    name, dsm__strerror(err));
+		return dsm__fail(e, err,
+		                 "embedded coordinator: %s does not "
+		                 "join: %s",
+		                 name, dsm__strerror(err));
 	return DSM_OK;
 }
 
@@ -328,13 +332,13 @@ join_both(struct embedded *x, const char *addr, struct dsm_error *e)
 	struct dsm_msg_hello hello;
 
 	taskrt__session_hello(&hello, DSM_ROLE_CLIENT, addr);
-	int err = join(x, &hello, "this program", &x->to_client,
-	    &x->client_peer, e);
+	int err =
+	    join(x, &hello, "this program", &x->to_client, &x->client_peer, e);
 	if (err != DSM_OK)
 		return err;
 	worker_hello(x->worker, &hello);
 	return join(x, &hello, "this machine", &x->to_worker, &x->worker_peer,
-	    e);
+	            e);
 }
 
 int
@@ -363,9 +367,10 @@ taskrt__embedded_start(struct taskrt__session *s, struct dsm_error *e)
 	}
 	int err = coord_create(&params, &x->coord);
 	if (err != DSM_OK)
-		return dsm__fail(e, err, "cannot start the embedded "
-		    "coordinator: %s",
-		    dsm__strerror(err));
+		return dsm__fail(e, err,
+		                 "cannot start the embedded "
+		                 "coordinator: %s",
+		                 dsm__strerror(err));
 	err = make_worker(x, e);
 	if (err != DSM_OK)
 		return err;

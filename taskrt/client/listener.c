@@ -12,8 +12,8 @@
 
 #include "../../dsm/base/log.h"
 
-#define STRANGERS_MAX 64      /* connections that have not said HELLO */
-#define FULL_PAUSE_MS 100     /* when no descriptor is left */
+#define STRANGERS_MAX 64  /* connections that have not said HELLO */
+#define FULL_PAUSE_MS 100 /* when no descriptor is left */
 
 struct taskrt__listener {
 	struct taskrt__session *session;
@@ -81,7 +81,7 @@ on_connection(uv_poll_t *poll, int status, int events)
 
 int
 taskrt__listener_start(struct taskrt__session *s, const char *addr,
-    char addr_p[DSM_ADDR_MAX], struct dsm_error *e)
+                       char addr_p[DSM_ADDR_MAX], struct dsm_error *e)
 {
 	struct taskrt__listener *l = calloc(1, sizeof(*l));
 	int err;

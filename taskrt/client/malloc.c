@@ -29,7 +29,7 @@
 #include "taskpage.h"
 
 #if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||     \
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
     __has_feature(memory_sanitizer)
 #define SANITIZED 1
 #endif
@@ -140,7 +140,7 @@ taskrt__malloc_check(void)
 		return;
 	done = 1;
 	log_warn("another malloc is in front of taskrt's: tasks cannot return "
-		 "memory that they allocate with malloc");
+	         "memory that they allocate with malloc");
 }
 
 void *

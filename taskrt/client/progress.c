@@ -24,7 +24,7 @@ is_wanted(void)
 	const char *term = getenv("TERM");
 
 	return isatty(STDERR_FILENO) &&
-	    (term == NULL || strcmp(term, "dumb") != 0);
+	       (term == NULL || strcmp(term, "dumb") != 0);
 }
 
 static int
@@ -58,8 +58,8 @@ taskrt__progress_start(struct taskrt__progress *p, uint64_t now)
 }
 
 void
-taskrt__progress_format(char *buf, size_t size, const char *name,
-    uint64_t done, uint64_t total, uint32_t slots, double seconds)
+taskrt__progress_format(char *buf, size_t size, const char *name, uint64_t done,
+                        uint64_t total, uint32_t slots, double seconds)
 {
 	double part = total > 0 ? (double)done / (double)total : 0;
 	int filled = (int)(part * BAR_WIDTH);
@@ -68,15 +68,15 @@ taskrt__progress_format(char *buf, size_t size, const char *name,
 	memset(bar, '.', BAR_WIDTH);
 	memset(bar, '#', (size_t)filled);
 	bar[BAR_WIDTH] = '\0';
-	snprintf(buf, size, "%.20s [%s] %3d%% %" PRIu64 "/%" PRIu64
-	    ", %u slot%s, %.0f s",
-	    name[0] != '\0' ? name : "taskrt", bar, (int)(part * 100), done,
-	    total, slots, slots == 1 ? "" : "s", seconds);
+	snprintf(buf, size,
+	         "%.20s [%s] %3d%% %" PRIu64 "/%" PRIu64 ", %u slot%s, %.0f s",
+	         name[0] != '\0' ? name : "taskrt", bar, (int)(part * 100),
+	         done, total, slots, slots == 1 ? "" : "s", seconds);
 }
 
 void
 taskrt__progress_show(struct taskrt__progress *p, const char *name,
-    uint64_t done, uint64_t total, uint32_t slots)
+                      uint64_t done, uint64_t total, uint32_t slots)
 {
 	uint64_t now = dsm__now();
 	char text[LINE_WIDTH + 1], line[LINE_WIDTH + 32];
@@ -88,10 +88,10 @@ taskrt__progress_show(struct taskrt__progress *p, const char *name,
 	if (done > total)
 		done = total;
 	taskrt__progress_format(text, sizeof(text), name, done, total, slots,
-	    (double)(now - p->started) / 1e9);
+	                        (double)(now - p->started) / 1e9);
 	if (has_colour())
 		snprintf(line, sizeof(line), "\r\033[36m%-*s\033[0m",
-		    LINE_WIDTH, text);
+		         LINE_WIDTH, text);
 	else
 		snprintf(line, sizeof(line), "\r%-*s", LINE_WIDTH, text);
 	put_line(line);

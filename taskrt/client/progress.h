@@ -12,12 +12,13 @@ struct taskrt__progress {
 
 void taskrt__progress_start(struct taskrt__progress *p, uint64_t now);
 void taskrt__progress_show(struct taskrt__progress *p, const char *name,
-    uint64_t done, uint64_t total, uint32_t slots);
+                           uint64_t done, uint64_t total, uint32_t slots);
 /* Take the bar away. */
 void taskrt__progress_end(struct taskrt__progress *p);
 
 /* The bar's text, for tests. */
 void taskrt__progress_format(char *buf, size_t size, const char *name,
-    uint64_t done, uint64_t total, uint32_t slots, double seconds);
+                             uint64_t done, uint64_t total, uint32_t slots,
+                             double seconds);
 
 #endif

@@ -19,8 +19,8 @@
 #include "../../dsm/base/log.h"
 #include "serveconn.h"
 
-#define RETRY_MS 100       /* between two attempts to connect */
-#define SILENT_BEATS 5     /* heartbeats without a word: the link is dead */
+#define RETRY_MS 100   /* between two attempts to connect */
+#define SILENT_BEATS 5 /* heartbeats without a word: the link is dead */
 
 struct remote {
 	struct dsm_handle *handle; /* NULL once lost */
@@ -44,7 +44,7 @@ struct dial {
 
 static void
 remote_send(struct taskrt__session *s, unsigned type, const struct iovec *iov,
-    int n_iov)
+            int n_iov)
 {
 	struct remote *r = s->link_state;
 
@@ -54,7 +54,7 @@ remote_send(struct taskrt__session *s, unsigned type, const struct iovec *iov,
 	/* A failed connection is told of by `lost`; this is ours alone. */
 	if (err == DSM_EINVAL || err == DSM_ENOMEM)
 		taskrt__session_lose(s, err, "cannot send %s: %s",
-		    dsm__msg_name(type), dsm__strerror(err));
+		                     dsm__msg_name(type), dsm__strerror(err));
 }
 
 static void
@@ -75,7 +75,8 @@ on_lost(void *owner, struct dsm_handle *h, int err)
 	struct remote *r = s->link_state;
 
 	r->handle = NULL;
-	taskrt__session_lose(s, DSM_ECONN,
+	taskrt__session_lose(
+	    s, DSM_ECONN,
 	    "the coordinator at %s is gone (%s); start it again, then launch "
 	    "again",
 	    s->config->coordinator, dsm__strerror(err));
@@ -94,7 +95,8 @@ on_heartbeat(uv_timer_t *timer)
 	if (s->state != TASKRT__READY || s->heartbeat_ms == 0)
 		return;
 	if (silent_ms >= (uint64_t)s->heartbeat_ms * SILENT_BEATS) {
-		taskrt__session_lose(s, DSM_ECONN,
+		taskrt__session_lose(
+		    s, DSM_ECONN,
 		    "the coordinator at %s has not answered for %llu ms",
 		    s->config->coordinator, (unsigned long long)silent_ms);
 		return;
@@ -130,7 +132,8 @@ end_dial(struct dial *d)
 		close(d->fd);
 }
 
-/* The slot's HELLO comes through the same connection after ours. */
+/* Our HELLO has the relay's number as its tag; the slot's HELLO comes through the
+ * same connection after it. */
 static int
 serve_relay(struct taskrt__session *s, int fd, uint64_t relay)
 {
@@ -145,11 +148,11 @@ serve_relay(struct taskrt__session *s, int fd, uint64_t relay)
 	if (err != DSM_OK)
 		return err;
 	taskrt__session_hello(&m, DSM_ROLE_RELAY, "");
-	m.session = relay;
+	m.session = s->id;
 	m.key = (struct dsm_blob){s->key, s->key_len};
 	err = dsm__encode_hello(&w, &m);
 	if (err == DSM_OK)
-		err = taskrt__serveconn_send(c, DSM_MSG_HELLO, &w);
+		err = taskrt__serveconn_send(c, DSM_MSG_HELLO, relay, &w);
 	dsm__wbuf_fini(&w);
 	return err;
 }
@@ -174,7 +177,7 @@ on_dialled(uv_poll_t *poll, int status, int events)
 	}
 	if (err != DSM_OK)
 		log_warn("relay %llu: %s", (unsigned long long)d->relay,
-		    e.text[0] != '\0' ? e.text : dsm__strerror(err));
+		         e.text[0] != '\0' ? e.text : dsm__strerror(err));
 	end_dial(d);
 }
 
@@ -250,7 +253,7 @@ remote_welcomed(struct taskrt__session *s)
 		return;
 	dsm__loop_uv(s->loop);
 	uv_timer_start(&r->heartbeat, on_heartbeat, s->heartbeat_ms,
-	    s->heartbeat_ms);
+	               s->heartbeat_ms);
 }
 
 static const struct taskrt__link_ops remote_ops = {
@@ -265,7 +268,7 @@ static const struct taskrt__link_ops remote_ops = {
 /* The coordinator may be starting just now: try until the deadline. */
 static int
 connect_until(const char *addr, uint64_t deadline, int *fd_p,
-    struct dsm_error *e)
+              struct dsm_error *e)
 {
 	for (;;) {
 		int err = dsm__tcp_connect(addr, deadline, fd_p, e);
@@ -283,7 +286,7 @@ connect_until(const char *addr, uint64_t deadline, int *fd_p,
  * slots come through the relay. */
 static void
 listen_beside(struct taskrt__session *s, int fd, char addr[DSM_ADDR_MAX],
-    int *loopback_p)
+              int *loopback_p)
 {
 	char local[DSM_ADDR_MAX];
 	struct dsm_error e = {0};
@@ -336,12 +339,12 @@ start_link(struct taskrt__session *s, int fd, struct dsm_error *e)
 free_remote:
 	free(r);
 	return dsm__fail(e, err, "cannot use the connection to %s: %s",
-	    s->config->coordinator, dsm__strerror(err));
+	                 s->config->coordinator, dsm__strerror(err));
 }
 
 int
 taskrt__remote_start(struct taskrt__session *s, uint64_t deadline,
-    struct dsm_error *e)
+                     struct dsm_error *e)
 {
 	int fd;
 	int err = connect_until(s->config->coordinator, deadline, &fd, e);
@@ -350,7 +353,8 @@ taskrt__remote_start(struct taskrt__session *s, uint64_t deadline,
 		char why[200];
 
 		snprintf(why, sizeof(why), "%.199s", e->text);
-		return dsm__fail(e, err,
+		return dsm__fail(
+		    e, err,
 		    "no coordinator within %.1f s: %s; start "
 		    "taskrt-coordinator there, or unset TASKRT_COORDINATOR to "
 		    "use this machine alone",

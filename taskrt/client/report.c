@@ -157,10 +157,10 @@ describe_failure(const struct dsm_rec_failure *f, char *buf, size_t size)
 	case DSM_FAIL_CRASH:
 		if (f->addr != 0)
 			snprintf(buf, size, "crashed: SIG%s at 0x%" PRIx64,
-			    signal_name((int)f->signal), f->addr);
+			         signal_name((int)f->signal), f->addr);
 		else
 			snprintf(buf, size, "crashed: SIG%s",
-			    signal_name((int)f->signal));
+			         signal_name((int)f->signal));
 		break;
 	case DSM_FAIL_FORBIDDEN:
 		snprintf(buf, size, "made a call that a task may not make");
@@ -170,7 +170,7 @@ describe_failure(const struct dsm_rec_failure *f, char *buf, size_t size)
 		break;
 	case DSM_FAIL_LOST:
 		snprintf(buf, size,
-		    "was lost with its workers, retries used up");
+		         "was lost with its workers, retries used up");
 		break;
 	case DSM_FAIL_CANCELLED:
 		snprintf(buf, size, "was cancelled");
@@ -182,13 +182,13 @@ describe_failure(const struct dsm_rec_failure *f, char *buf, size_t size)
 
 static void
 describe_where(const struct taskrt__report_source *src, uint64_t addr,
-    char *buf, size_t size)
+               char *buf, size_t size)
 {
 	char block[200] = "";
 
 	if (src->where != NULL)
-		src->where(src->where_ctx, (const void *)(uintptr_t)addr,
-		    block, sizeof(block));
+		src->where(src->where_ctx, (const void *)(uintptr_t)addr, block,
+		           sizeof(block));
 	if (block[0] != '\0')
 		snprintf(buf, size, "at 0x%" PRIx64 " (%s)", addr, block);
 	else
@@ -225,8 +225,8 @@ compare_failures(const void *a, const void *b)
 /* The wire's text is the message; after its first newline, the backtrace. */
 static int
 add_failure(const struct taskrt__report_source *src,
-    const struct dsm_rec_failure *rec, struct taskrt_failure *f,
-    struct dsm_wbuf *w)
+            const struct dsm_rec_failure *rec, struct taskrt_failure *f,
+            struct dsm_wbuf *w)
 {
 	char made[120];
 	const char *text = made;
@@ -260,7 +260,7 @@ add_failure(const struct taskrt__report_source *src,
 
 static int
 add_failures(const struct taskrt__report_source *src, struct taskrt__report *r,
-    struct dsm_wbuf *w)
+             struct dsm_wbuf *w)
 {
 	const struct dsm_array *a = &src->failures;
 
@@ -286,29 +286,32 @@ add_failures(const struct taskrt__report_source *src, struct taskrt__report *r,
 
 static int
 add_race(const struct taskrt__report_source *src, struct taskrt_race *race,
-    struct dsm_wbuf *w)
+         struct dsm_wbuf *w)
 {
 	char where[240], text[400];
 
 	describe_where(src, (uintptr_t)race->addr, where, sizeof(where));
 	if (race->task_b == TASKRT_CLIENT && race->task_a == TASKRT_CLIENT)
-		snprintf(text, sizeof(text),
+		snprintf(
+		    text, sizeof(text),
 		    "a task and the program itself both wrote %zu byte%s %s",
 		    race->len, race->len == 1 ? "" : "s", where);
 	else if (race->task_b == TASKRT_CLIENT)
-		snprintf(text, sizeof(text),
+		snprintf(
+		    text, sizeof(text),
 		    "task %zu and the program itself both wrote %zu byte%s %s",
 		    race->task_a, race->len, race->len == 1 ? "" : "s", where);
 	else
 		snprintf(text, sizeof(text),
-		    "tasks %zu and %zu both wrote %zu byte%s %s", race->task_a,
-		    race->task_b, race->len, race->len == 1 ? "" : "s", where);
+		         "tasks %zu and %zu both wrote %zu byte%s %s",
+		         race->task_a, race->task_b, race->len,
+		         race->len == 1 ? "" : "s", where);
 	return put_string(w, text, &race->message);
 }
 
 static int
 add_races(const struct taskrt__report_source *src, struct taskrt__report *r,
-    struct dsm_wbuf *w)
+          struct dsm_wbuf *w)
 {
 	size_t n = src->races.n + src->n_client_races;
 
@@ -349,7 +352,7 @@ add_races(const struct taskrt__report_source *src, struct taskrt__report *r,
 /* The one line: what the coordinator said, or the first cause. */
 static int
 add_message(const struct taskrt__report_source *src, struct taskrt__report *r,
-    struct dsm_wbuf *w)
+            struct dsm_wbuf *w)
 {
 	const struct taskrt_report *p = &r->pub;
 	char text[600] = "";
@@ -366,19 +369,19 @@ add_message(const struct taskrt__report_source *src, struct taskrt__report *r,
 		snprintf(text, sizeof(text), "%s", message);
 		if (p->n_races > 1)
 			snprintf(text + strlen(text),
-			    sizeof(text) - strlen(text),
-			    ", and %zu more race%s", p->n_races - 1,
-			    p->n_races == 2 ? "" : "s");
+			         sizeof(text) - strlen(text),
+			         ", and %zu more race%s", p->n_races - 1,
+			         p->n_races == 2 ? "" : "s");
 	} else if (p->n_failures > 0) {
 		const char *message = p->failures[0].message;
 
 		settle_text(&message, base);
 		snprintf(text, sizeof(text), "task %zu: %s",
-		    p->failures[0].task, message);
+		         p->failures[0].task, message);
 		if (p->n_failures > 1)
 			snprintf(text + strlen(text),
-			    sizeof(text) - strlen(text), ", and %zu more failed",
-			    p->n_failures - 1);
+			         sizeof(text) - strlen(text),
+			         ", and %zu more failed", p->n_failures - 1);
 	} else {
 		snprintf(text, sizeof(text), "%s", taskrt_strerror(src->error));
 	}
@@ -404,15 +407,15 @@ settle_texts(struct taskrt__report *r)
 
 int
 taskrt__report_make(const struct taskrt__report_source *src,
-    struct taskrt__report **r_p)
+                    struct taskrt__report **r_p)
 {
 	struct taskrt__report *r = calloc(1, sizeof(*r));
 	struct dsm_wbuf w = {0};
 	int err = DSM_ENOMEM;
 
 	_Static_assert(sizeof(struct taskrt_counters) ==
-		sizeof(struct dsm_counters),
-	    "both grow from stats.def");
+	                   sizeof(struct dsm_counters),
+	               "both grow from stats.def");
 	if (r == NULL)
 		return DSM_ENOMEM;
 	if (src->races.n + src->n_client_races > DSM_MAX_RACES) {
@@ -425,7 +428,7 @@ taskrt__report_make(const struct taskrt__report_source *src,
 		goto fail;
 	if (src->counters != NULL)
 		memcpy(&r->pub.counters, src->counters,
-		    sizeof(r->pub.counters));
+		       sizeof(r->pub.counters));
 	err = add_failures(src, r, &w);
 	if (err == DSM_OK)
 		err = add_races(src, r, &w);
@@ -465,10 +468,10 @@ print_failures(FILE *f, const struct taskrt_report *r)
 	if (r->n_failures == 0)
 		return;
 	fprintf(f, "  %zu task%s failed:\n", r->n_failures,
-	    r->n_failures == 1 ? "" : "s");
+	        r->n_failures == 1 ? "" : "s");
 	for (size_t i = 0; i < r->n_failures && i < PRINT_MAX; i++) {
 		fprintf(f, "    task %zu: %s\n", r->failures[i].task,
-		    r->failures[i].message);
+		        r->failures[i].message);
 		print_backtrace(f, r->failures[i].backtrace);
 	}
 	if (r->n_failures > PRINT_MAX)
@@ -483,7 +486,7 @@ print_races(FILE *f, const struct taskrt_report *r)
 	if (r->n_races == 0 || r->races == NULL)
 		return;
 	fprintf(f, "  %zu race%s, nothing was committed:\n", r->n_races,
-	    r->n_races == 1 ? "" : "s");
+	        r->n_races == 1 ? "" : "s");
 	for (size_t i = 0; i < listed; i++)
 		fprintf(f, "    %s\n", r->races[i].message);
 	if (r->n_races > listed)
@@ -504,10 +507,10 @@ taskrt_report_print(FILE *f)
 		fprintf(f, "run \"%s\": ", name);
 	if (r->error == 0)
 		fprintf(f,
-		    "%" PRIu64 " tasks in %.3f ms; %" PRIu64
-		    " pages fetched, %" PRIu64 " bytes written\n",
-		    r->counters.tasks, (double)r->counters.total_ns / 1e6,
-		    r->counters.pages_fetched, r->counters.bytes_written);
+		        "%" PRIu64 " tasks in %.3f ms; %" PRIu64
+		        " pages fetched, %" PRIu64 " bytes written\n",
+		        r->counters.tasks, (double)r->counters.total_ns / 1e6,
+		        r->counters.pages_fetched, r->counters.bytes_written);
 	else
 		fprintf(f, "%s: %s\n", taskrt_strerror(r->error), r->message);
 	print_races(f, r);

@@ -20,9 +20,9 @@ struct taskrt__report {
 
 /* What a report is made of; everything is borrowed. */
 struct taskrt__report_source {
-	int error;        /* TASKRT_E… */
-	const char *text; /* "": one is made of failures and races */
-	const char *name; /* of the run; may be NULL */
+	int error;                 /* TASKRT_E… */
+	const char *text;          /* "": one is made of failures and races */
+	const char *name;          /* of the run; may be NULL */
 	struct dsm_array failures; /* as in VERDICT */
 	struct dsm_blob texts;
 	uint64_t n_races;       /* found */
@@ -41,7 +41,7 @@ struct taskrt__report_source {
  * source is malformed.
  */
 int taskrt__report_make(const struct taskrt__report_source *src,
-    struct taskrt__report **r_p);
+                        struct taskrt__report **r_p);
 void taskrt__report_free(struct taskrt__report *r); /* NULL is fine */
 
 /* Make r the calling thread's last report (NULL: an empty one). Takes r. */

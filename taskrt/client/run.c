@@ -58,8 +58,8 @@ new_run(const struct taskrt__job *job, const struct taskrt_options *opt)
 static int
 keep_tasks(struct taskrt_run *run)
 {
-	size_t len = (run->job.end - run->job.begin) *
-	    sizeof(struct taskrt_task);
+	size_t len =
+	    (run->job.end - run->job.begin) * sizeof(struct taskrt_task);
 	const void *tasks = (const void *)(uintptr_t)run->job.ctx;
 
 	if (!run->job.async || run->job.mode != DSM_MODE_TASKS ||
@@ -98,7 +98,7 @@ launch_fini(struct launch *l)
  */
 static int
 freeze(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
-    struct dsm_error *e)
+       struct dsm_error *e)
 {
 	struct dsm_heap *h = s->heap;
 	uint64_t n_folded = 0;
@@ -119,9 +119,10 @@ freeze(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
 	err = dsm__views_freeze(h->views, &f, e);
 	if (err == DSM_OK) {
 		err = dsm__server_launch(s->server, &s->changed, &l->drops,
-		    &l->updates, &l->pages);
+		                         &l->updates, &l->pages);
 		if (err != DSM_OK)
-			dsm__fail(e, err,
+			dsm__fail(
+			    e, err,
 			    "cannot find what changed since the last run: %s",
 			    dsm__strerror(err));
 	}
@@ -151,43 +152,42 @@ pack_extents(const struct dsm_extents *x, struct dsm_wbuf *w, uint64_t *n_p)
 }
 
 static int
-pack_launch(struct taskrt__session *s, struct taskrt_run *run,
-    struct launch *l)
+pack_launch(struct taskrt__session *s, struct taskrt_run *run, struct launch *l)
 {
 	int err = DSM_OK;
 
 	if (l->pages.len > UPDATES_MAX) {
 		for (size_t i = 0; i < l->updates.n && err == DSM_OK; i++)
-			err = dsm__extents_add(&l->drops,
-			    l->updates.v[i].start, l->updates.v[i].n_pages);
+			err = dsm__extents_add(&l->drops, l->updates.v[i].start,
+			                       l->updates.v[i].n_pages);
 		l->updates.n = 0;
 		dsm__wbuf_reset(&l->pages);
 	}
 	if (err == DSM_OK)
 		err = pack_extents(&l->drops, &l->packed_drops,
-		    &run->counters.pages_dropped);
+		                   &run->counters.pages_dropped);
 	if (err == DSM_OK)
 		err = pack_extents(&l->updates, &l->packed_updates,
-		    &run->counters.pages_updated);
+		                   &run->counters.pages_updated);
 	if (err == DSM_OK)
 		err = taskrt__session_pack_ranges(s, s->sent_version,
-		    &l->packed_ranges, &l->n_ranges, &l->version);
+		                                  &l->packed_ranges,
+		                                  &l->n_ranges, &l->version);
 	return err;
 }
 
 static uint32_t
-run_flags(const struct taskrt_options *opt,
-    const struct taskrt__config *config)
+run_flags(const struct taskrt_options *opt, const struct taskrt__config *config)
 {
 	return (opt->keep_partial ? DSM_RUN_KEEP_PARTIAL : 0) |
-	    (opt->fail_fast ? DSM_RUN_FAIL_FAST : 0) |
-	    (config->check_iterations ? DSM_RUN_ISOLATE : 0);
+	       (opt->fail_fast ? DSM_RUN_FAIL_FAST : 0) |
+	       (config->check_iterations ? DSM_RUN_ISOLATE : 0);
 }
 
 static int
 send_run(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
-    const struct taskrt_options *opt, const struct taskrt__context *context,
-    struct dsm_error *e)
+         const struct taskrt_options *opt,
+         const struct taskrt__context *context, struct dsm_error *e)
 {
 	struct dsm_msg_run m = {
 	    .session = s->id,
@@ -223,9 +223,10 @@ send_run(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
 	if (err == DSM_OK && w.len > DSM_FRAME_MAX)
 		err = DSM_ENOSPC;
 	if (err != DSM_OK)
-		dsm__fail(e, err, "cannot describe the launch in a message of "
-		    "%zu bytes: %s",
-		    w.len, dsm__strerror(err));
+		dsm__fail(e, err,
+		          "cannot describe the launch in a message of "
+		          "%zu bytes: %s",
+		          w.len, dsm__strerror(err));
 	taskrt__session_send(s, DSM_MSG_RUN, &w, err);
 	s->sent_version = l->version;
 	return err;
@@ -234,7 +235,7 @@ send_run(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
 /* Drive lock held. */
 static int
 launch_locked(struct taskrt__session *s, struct taskrt_run *run,
-    const struct taskrt_options *opt, struct dsm_error *e)
+              const struct taskrt_options *opt, struct dsm_error *e)
 {
 	struct taskrt__context context;
 	struct launch l = {0};
@@ -247,7 +248,7 @@ launch_locked(struct taskrt__session *s, struct taskrt_run *run,
 	err = pack_launch(s, run, &l);
 	if (err != DSM_OK) {
 		dsm__fail(e, err, "cannot describe the launch: %s",
-		    dsm__strerror(err));
+		          dsm__strerror(err));
 		/* What was found to have changed is lost with it. */
 		taskrt__session_lose(s, err, "%s", e->text);
 		goto end_run;
@@ -273,7 +274,7 @@ fini_launch:
 /* run_lock held. */
 static int
 launch(struct taskrt__client *c, struct taskrt_run *run,
-    const struct taskrt_options *opt, struct dsm_error *e)
+       const struct taskrt_options *opt, struct dsm_error *e)
 {
 	struct taskrt__session *s;
 	int err = taskrt__client_session(c, &s, e);
@@ -282,7 +283,7 @@ launch(struct taskrt__client *c, struct taskrt_run *run,
 		return err;
 	if (keep_tasks(run) != DSM_OK)
 		return dsm__fail(e, DSM_ENOMEM,
-		    "out of memory for a copy of the task array");
+		                 "out of memory for a copy of the task array");
 	run->launched = dsm__now();
 	taskrt__progress_start(&run->progress, run->launched);
 	run->exclusive = taskrt__threads_exclusive(&c->threads);
@@ -299,7 +300,7 @@ launch(struct taskrt__client *c, struct taskrt_run *run,
 
 int
 taskrt__run_launch(const struct taskrt__job *job,
-    const struct taskrt_options *opt, struct taskrt_run **run_p)
+                   const struct taskrt_options *opt, struct taskrt_run **run_p)
 {
 	static const struct taskrt_options defaults;
 	struct taskrt__client *c = taskrt__client_default();
@@ -307,7 +308,8 @@ taskrt__run_launch(const struct taskrt__job *job,
 	int err = DSM_OK;
 
 	if (taskrt__in_task())
-		return taskrt__report_fail(TASKRT_EINVAL,
+		return taskrt__report_fail(
+		    TASKRT_EINVAL,
 		    "a task tried to launch tasks: nested runs are not "
 		    "possible in this version");
 	if (opt == NULL)
@@ -315,7 +317,7 @@ taskrt__run_launch(const struct taskrt__job *job,
 	struct taskrt_run *run = new_run(job, opt);
 	if (run == NULL)
 		return taskrt__report_fail(TASKRT_ENOMEM,
-		    "out of memory for a run");
+		                           "out of memory for a run");
 	pthread_mutex_lock(&c->run_lock);
 	if (c->run != NULL)
 		taskrt__run_finish(c);
@@ -365,22 +367,22 @@ void
 taskrt__run_progress(struct taskrt_run *run, const struct dsm_msg_progress *m)
 {
 	taskrt__progress_show(&run->progress, run->name, m->done, m->total,
-	    m->slots);
+	                      m->slots);
 }
 
 int
 taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
-    const uint8_t *staged)
+                   const uint8_t *staged)
 {
 	int last = (m->flags & DSM_WRITES_LAST) != 0;
 	int err;
 
 	if (staged != NULL)
 		err = dsm__stage_add_borrowed(run->stage, m->attempt, m->part,
-		    last, staged, m->staged_len);
+		                              last, staged, m->staged_len);
 	else
 		err = dsm__stage_add(run->stage, m->attempt, m->part, last,
-		    m->packed.ptr, m->packed.len);
+		                     m->packed.ptr, m->packed.len);
 	if (err != DSM_OK || !last)
 		return err;
 	const struct dsm_msg_stored stored = {
@@ -406,7 +408,7 @@ struct outcome {
 /* Attempts whose write sets are committed: those accepted that wrote. */
 static int
 accepted_ids(const struct taskrt_run *run, const struct dsm_array *accepted,
-    uint64_t **ids_p, size_t *n_p)
+             uint64_t **ids_p, size_t *n_p)
 {
 	uint64_t *ids = malloc((accepted->n + 1) * sizeof(*ids));
 	size_t n = 0;
@@ -435,7 +437,7 @@ accepted_ids(const struct taskrt_run *run, const struct dsm_array *accepted,
  */
 static size_t
 task_of(const struct taskrt_run *run, const struct dsm_array *accepted,
-    uint64_t attempt)
+        uint64_t attempt)
 {
 	struct dsm_rec_attempt rec;
 
@@ -450,14 +452,14 @@ task_of(const struct taskrt_run *run, const struct dsm_array *accepted,
 
 static void
 note_client_races(struct taskrt_run *run, struct outcome *o,
-    const struct dsm_client_race *races, size_t n)
+                  const struct dsm_client_race *races, size_t n)
 {
 	if (n > CLIENT_RACES_MAX)
 		n = CLIENT_RACES_MAX;
 	for (size_t i = 0; i < n; i++)
 		o->client_races[i] = (struct taskrt_race){
 		    .task_a =
-			task_of(run, &o->verdict.accepted, races[i].attempt),
+		        task_of(run, &o->verdict.accepted, races[i].attempt),
 		    .task_b = TASKRT_CLIENT,
 		    .addr = (void *)(uintptr_t)races[i].addr,
 		    .len = races[i].len,
@@ -470,7 +472,7 @@ note_client_races(struct taskrt_run *run, struct outcome *o,
 /* Heap lock held. */
 static int
 apply(struct taskrt_run *run, struct outcome *o, const uint64_t *ids, size_t n,
-    struct dsm_error *e)
+      struct dsm_error *e)
 {
 	struct taskrt__session *s = run->session;
 	struct dsm_client_race races[CLIENT_RACES_MAX];
@@ -480,18 +482,19 @@ apply(struct taskrt_run *run, struct outcome *o, const uint64_t *ids, size_t n,
 	/* Nobody but us can have written when nobody else runs. */
 	int look = run->job.async || !run->exclusive;
 
-	int err = dsm__stage_commit(run->stage, s->heap->map, s->heap->views,
-	    ids, n, look ? races : NULL, look ? CLIENT_RACES_MAX : 0, &n_races,
-	    &changed, &stats, e);
+	int err =
+	    dsm__stage_commit(run->stage, s->heap->map, s->heap->views, ids, n,
+	                      look ? races : NULL, look ? CLIENT_RACES_MAX : 0,
+	                      &n_races, &changed, &stats, e);
 	if (err == DSM_ERACE)
 		note_client_races(run, o, races, n_races);
 	else if (err == DSM_OK && dsm__heap_adopt(s->heap, &changed) != DSM_OK)
 		log_warn("out of memory: blocks that tasks allocated cannot be "
-			 "freed");
+		         "freed");
 	/* Also after a failure: too many dropped pages do no harm. */
 	for (size_t i = 0; i < changed.n; i++)
 		if (dsm__extents_push(&s->changed, changed.v[i].start,
-			changed.v[i].n_pages) != DSM_OK)
+		                      changed.v[i].n_pages) != DSM_OK)
 			taskrt__session_lose(s, DSM_ENOMEM, "out of memory");
 	dsm__extents_normalise(&s->changed);
 	dsm__extents_fini(&changed);
@@ -514,9 +517,8 @@ commit(struct taskrt_run *run, struct outcome *o)
 	}
 	run->counters.commit_ns = dsm__now() - started;
 	if (err != DSM_OK && err != DSM_ERACE)
-		dsm__fail(&o->error, err,
-		    "nothing was committed: %s",
-		    e.text[0] != '\0' ? e.text : dsm__strerror(err));
+		dsm__fail(&o->error, err, "nothing was committed: %s",
+		          e.text[0] != '\0' ? e.text : dsm__strerror(err));
 }
 
 /* Decode what came, or tell why nothing did. */
@@ -535,8 +537,7 @@ read_verdict(struct taskrt_run *run, struct outcome *o)
 	dsm__counters_unpack(v->counters, &counters);
 	dsm__counters_add(&run->counters, &counters);
 	if (v->code != 0) {
-		o->error.code =
-		    v->code < 1000 ? -(int)v->code : DSM_EPROTO;
+		o->error.code = v->code < 1000 ? -(int)v->code : DSM_EPROTO;
 		dsm__str_copy(o->error.text, sizeof(o->error.text), v->text);
 	}
 }
@@ -594,7 +595,7 @@ taskrt__run_finish(struct taskrt__client *c)
 	dsm__heap_lock(s->heap);
 	if (run->verdict.len > 0 &&
 	    (o.error.code == DSM_OK ||
-		(run->keep_partial && o.error.code == DSM_ETASK)))
+	     (run->keep_partial && o.error.code == DSM_ETASK)))
 		commit(run, &o);
 	dsm__heap_run_end(s->heap);
 	dsm__heap_unlock(s->heap);
@@ -629,11 +630,11 @@ taskrt_wait(struct taskrt_run *run)
 	struct taskrt__client *c = taskrt__client_default();
 
 	if (taskrt__in_task())
-		return taskrt__report_fail(TASKRT_EINVAL,
-		    "taskrt_wait was called inside a task");
+		return taskrt__report_fail(
+		    TASKRT_EINVAL, "taskrt_wait was called inside a task");
 	if (run == NULL)
 		return taskrt__report_fail(TASKRT_EINVAL,
-		    "taskrt_wait: run is NULL");
+		                           "taskrt_wait: run is NULL");
 	pthread_mutex_lock(&c->run_lock);
 	if (!run->finished)
 		taskrt__run_finish(c);
@@ -656,11 +657,11 @@ taskrt_cancel(struct taskrt_run *run)
 	struct taskrt__session *s;
 
 	if (taskrt__in_task())
-		return taskrt__report_fail(TASKRT_EINVAL,
-		    "taskrt_cancel was called inside a task");
+		return taskrt__report_fail(
+		    TASKRT_EINVAL, "taskrt_cancel was called inside a task");
 	if (run == NULL)
 		return taskrt__report_fail(TASKRT_EINVAL,
-		    "taskrt_cancel: run is NULL");
+		                           "taskrt_cancel: run is NULL");
 	pthread_mutex_lock(&c->session_lock);
 	s = run->session;
 	if (s != NULL && s == c->session) {
@@ -683,7 +684,7 @@ taskrt_cancel(struct taskrt_run *run)
 
 int
 taskrt__run_whole(const struct taskrt__job *job,
-    const struct taskrt_options *opt)
+                  const struct taskrt_options *opt)
 {
 	struct taskrt_run *run;
 	int err = taskrt__run_launch(job, opt, &run);
@@ -693,8 +694,8 @@ taskrt__run_whole(const struct taskrt__job *job,
 
 static int
 launch_tasks(const struct taskrt_task *tasks, size_t n, int async,
-    const char *call, const struct taskrt_options *opt,
-    struct taskrt_run **run_p)
+             const char *call, const struct taskrt_options *opt,
+             struct taskrt_run **run_p)
 {
 	const struct taskrt__job job = {
 	    .mode = DSM_MODE_TASKS,
@@ -704,17 +705,18 @@ launch_tasks(const struct taskrt_task *tasks, size_t n, int async,
 	};
 
 	if (tasks == NULL && n > 0)
-		return taskrt__report_fail(TASKRT_EINVAL,
-		    "%s: tasks is NULL but n is %zu", call, n);
+		return taskrt__report_fail(
+		    TASKRT_EINVAL, "%s: tasks is NULL but n is %zu", call, n);
 	if (n > SIZE_MAX / sizeof(*tasks))
-		return taskrt__report_fail(TASKRT_EINVAL,
-		    "%s: n is %zu, more than fit into memory", call, n);
+		return taskrt__report_fail(
+		    TASKRT_EINVAL, "%s: n is %zu, more than fit into memory",
+		    call, n);
 	return taskrt__run_launch(&job, opt, run_p);
 }
 
 int
 taskrt_run(const struct taskrt_task *tasks, size_t n,
-    const struct taskrt_options *opt)
+           const struct taskrt_options *opt)
 {
 	struct taskrt_run *run;
 	int err = launch_tasks(tasks, n, 0, "taskrt_run", opt, &run);
@@ -724,13 +726,13 @@ taskrt_run(const struct taskrt_task *tasks, size_t n,
 
 int
 taskrt_start(const struct taskrt_task *tasks, size_t n,
-    const struct taskrt_options *opt, struct taskrt_run **run_p)
+             const struct taskrt_options *opt, struct taskrt_run **run_p)
 {
 	struct taskrt_run *run;
 
 	if (run_p == NULL)
 		return taskrt__report_fail(TASKRT_EINVAL,
-		    "taskrt_start: run_p is NULL");
+		                           "taskrt_start: run_p is NULL");
 	int err = launch_tasks(tasks, n, 1, "taskrt_start", opt, &run);
 	if (err == TASKRT_OK)
 		*run_p = run;

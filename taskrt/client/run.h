@@ -61,10 +61,11 @@ struct taskrt_run {
  * to do. Failure: the calling thread's report says why.
  */
 int taskrt__run_launch(const struct taskrt__job *job,
-    const struct taskrt_options *opt, struct taskrt_run **run_p);
+                       const struct taskrt_options *opt,
+                       struct taskrt_run **run_p);
 /* Launch and wait: what taskrt_run and the loops are. */
 int taskrt__run_whole(const struct taskrt__job *job,
-    const struct taskrt_options *opt);
+                      const struct taskrt_options *opt);
 
 /* run_lock held: wait for the client's run in flight, commit, make its report. */
 void taskrt__run_finish(struct taskrt__client *c);
@@ -74,12 +75,12 @@ void taskrt__run_forget(struct taskrt_run *run, const char *why);
 /* --- drive lock held: from the session --- */
 
 int taskrt__run_verdict(struct taskrt_run *run, const uint8_t *body,
-    uint32_t len);
+                        uint32_t len);
 void taskrt__run_progress(struct taskrt_run *run,
-    const struct dsm_msg_progress *m);
+                          const struct dsm_msg_progress *m);
 /* A part of an attempt's write set; staged: its bytes, or NULL: in the message. */
 int taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
-    const uint8_t *staged);
+                       const uint8_t *staged);
 /* It ends without a verdict. */
 void taskrt__run_end(struct taskrt_run *run, const struct dsm_error *why);
 

@@ -27,7 +27,7 @@ struct taskrt__serveconn {
 
 int
 taskrt__stagemap_create(struct taskrt__session *s, int fd,
-    struct taskrt__stagemap **m_p)
+                        struct taskrt__stagemap **m_p)
 {
 	struct taskrt__stagemap *m = calloc(1, sizeof(*m));
 	int err = DSM_ENOMEM;
@@ -40,12 +40,12 @@ taskrt__stagemap_create(struct taskrt__session *s, int fd,
 		goto free_map;
 	}
 	void *p = mmap(NULL, STAGE_SIZE, PROT_READ, MAP_SHARED | MAP_NORESERVE,
-	    m->fd, 0);
+	               m->fd, 0);
 	if (p == MAP_FAILED)
 		goto close_fd;
 	m->base = p;
 	err = dsm__map_exclude(s->heap->map, (uintptr_t)p,
-	    (uintptr_t)p + STAGE_SIZE);
+	                       (uintptr_t)p + STAGE_SIZE);
 	if (err != DSM_OK)
 		goto unmap;
 	m->in_use = 1;
@@ -114,9 +114,9 @@ refuse(struct taskrt__serveconn *c, int code, const char *text)
 	struct dsm_wbuf w = {0};
 
 	log_debug("data link of %s refused: %s",
-	    dsm__conn_peer(dsm__handle_conn(c->handle)), text);
+	          dsm__conn_peer(dsm__handle_conn(c->handle)), text);
 	if (dsm__encode_refuse(&w, &m) == DSM_OK)
-		taskrt__serveconn_send(c, DSM_MSG_REFUSE, &w);
+		taskrt__serveconn_send(c, DSM_MSG_REFUSE, 0, &w);
 	dsm__wbuf_fini(&w);
 	taskrt__serveconn_close(c);
 }
@@ -145,7 +145,7 @@ send_welcome(struct taskrt__serveconn *c)
 	int err = dsm__encode_welcome(&w, &m);
 
 	if (err == DSM_OK)
-		err = taskrt__serveconn_send(c, DSM_MSG_WELCOME, &w);
+		err = taskrt__serveconn_send(c, DSM_MSG_WELCOME, 0, &w);
 	dsm__wbuf_fini(&w);
 	return err;
 }
@@ -161,7 +161,7 @@ on_hello(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	else if (m.version != DSM_VERSION)
 		refuse(c, DSM_EVERSION, "the client speaks another version");
 	else if (m.role != DSM_ROLE_DATA || m.session != c->session->id ||
-	    !is_our_key(c->session, m.key))
+	         !is_our_key(c->session, m.key))
 		refuse(c, DSM_EAUTH, "not a slot of this session");
 	else {
 		c->known = 1;
@@ -180,7 +180,7 @@ on_read(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	uint32_t n = 0;
 
 	_Static_assert(DSM_PAGES_FIXED <= sizeof(fixed),
-	    "encoded without allocating");
+	               "encoded without allocating");
 	int err = dsm__decode_read(f->body, f->len, &m);
 	if (err != DSM_OK || m.n_pages == 0 || m.n_pages > DSM_READ_MAX ||
 	    (m.addr & DSM_PAGE_MASK) != 0)
@@ -188,7 +188,7 @@ on_read(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	err = dsm__server_read(s->server, m.addr, m.n_pages, &iov[1], &n);
 	if (err != DSM_OK) {
 		log_debug("READ of 0x%llx: %s", (unsigned long long)m.addr,
-		    dsm__strerror(err));
+		          dsm__strerror(err));
 		n = 0;
 	}
 	/* The contents are those of the last launch, whichever the slot meant:
@@ -204,7 +204,7 @@ on_read(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	iov[0] = (struct iovec){w.ptr, w.len};
 	iov[1].iov_len = n * DSM_PAGE;
 	return dsm__handle_send(c->handle, DSM_MSG_PAGES, f->tag, iov,
-	    n > 0 ? 2 : 1);
+	                        n > 0 ? 2 : 1);
 }
 
 static int
@@ -223,7 +223,7 @@ on_ask(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	if (taskrt__session_refresh_map(s, &e) != DSM_OK)
 		log_debug("%s", e.text); /* the old table is an answer too */
 	err = taskrt__session_pack_ranges(s, UINT64_MAX, &table,
-	    &reply.ranges.n, &version);
+	                                  &reply.ranges.n, &version);
 	if (err == DSM_OK) {
 		reply.ranges.ptr = table.ptr;
 		err = dsm__encode_ranges(&w, &reply);
@@ -232,7 +232,7 @@ on_ask(struct taskrt__serveconn *c, const struct dsm_frame *f)
 		struct iovec iov = {w.ptr, w.len};
 
 		err = dsm__handle_send(c->handle, DSM_MSG_RANGES, f->tag, &iov,
-		    1);
+		                       1);
 	}
 	dsm__wbuf_fini(&table);
 	dsm__wbuf_fini(&w);
@@ -298,8 +298,8 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 	    dsm__conn_error(dsm__handle_conn(c->handle)) != DSM_OK)
 		return;
 	log_warn("data link of %s closed: %s: %s",
-	    dsm__conn_peer(dsm__handle_conn(c->handle)),
-	    dsm__msg_name(f->type), dsm__strerror(err));
+	         dsm__conn_peer(dsm__handle_conn(c->handle)),
+	         dsm__msg_name(f->type), dsm__strerror(err));
 	taskrt__serveconn_close(c);
 }
 
@@ -309,7 +309,7 @@ on_lost(void *owner, struct dsm_handle *h, int err)
 	struct taskrt__serveconn *c = owner;
 
 	log_debug("data link of %s lost: %s",
-	    dsm__conn_peer(dsm__handle_conn(h)), dsm__strerror(err));
+	          dsm__conn_peer(dsm__handle_conn(h)), dsm__strerror(err));
 	taskrt__serveconn_close(c);
 }
 
@@ -317,8 +317,8 @@ static const struct dsm_handle_ops handle_ops = {on_frame, on_lost};
 
 int
 taskrt__serveconn_start(struct taskrt__session *s, struct dsm_conn *conn,
-    struct taskrt__stagemap *stage, int trusted,
-    struct taskrt__serveconn **c_p)
+                        struct taskrt__stagemap *stage, int trusted,
+                        struct taskrt__serveconn **c_p)
 {
 	struct taskrt__serveconn *c = calloc(1, sizeof(*c));
 	int err = DSM_ENOMEM;
@@ -345,12 +345,12 @@ close_conn:
 }
 
 int
-taskrt__serveconn_send(struct taskrt__serveconn *c, unsigned type,
-    const struct dsm_wbuf *w)
+taskrt__serveconn_send(struct taskrt__serveconn *c, unsigned type, uint64_t tag,
+                       const struct dsm_wbuf *w)
 {
 	struct iovec iov = {w->ptr, w->len};
 
-	return dsm__handle_send(c->handle, type, 0, &iov, 1);
+	return dsm__handle_send(c->handle, type, tag, &iov, 1);
 }
 
 void
@@ -376,8 +376,8 @@ taskrt__serveconn_strangers(const struct taskrt__session *s)
 	const struct taskrt__serveconn *c;
 	unsigned n = 0;
 
-	TAILQ_FOREACH (c, &s->serveconns, link)
-		n += !c->known;
+	TAILQ_FOREACH(c, &s->serveconns, link)
+	n += !c->known;
 	return n;
 }
 
@@ -387,9 +387,10 @@ taskrt__serveconn_forget_all(struct taskrt__session *s)
 	struct taskrt__serveconn *c;
 	struct taskrt__stagemap *m;
 
-	TAILQ_FOREACH (c, &s->serveconns, link)
-		close(dsm__conn_fd(dsm__handle_conn(c->handle)));
-	TAILQ_FOREACH (m, &s->stagemaps, link) {
+	TAILQ_FOREACH(c, &s->serveconns, link)
+	close(dsm__conn_fd(dsm__handle_conn(c->handle)));
+	TAILQ_FOREACH(m, &s->stagemaps, link)
+	{
 		munmap((void *)(uintptr_t)m->base, STAGE_SIZE);
 		close(m->fd);
 	}

@@ -23,7 +23,7 @@ struct taskrt__stagemap {
 
 /* dup of fd is kept. DSM_ENOMEM, DSM_ESYS. */
 int taskrt__stagemap_create(struct taskrt__session *s, int fd,
-    struct taskrt__stagemap **m_p);
+                            struct taskrt__stagemap **m_p);
 /* Unmap those whose link is gone; no run is in flight. */
 void taskrt__stagemap_trim(struct taskrt__session *s);
 
@@ -32,11 +32,11 @@ void taskrt__stagemap_trim(struct taskrt__session *s);
  * trusted: made by ourselves, needs no HELLO. Drive lock held, as for all here.
  */
 int taskrt__serveconn_start(struct taskrt__session *s, struct dsm_conn *conn,
-    struct taskrt__stagemap *stage, int trusted,
-    struct taskrt__serveconn **c_p);
+                            struct taskrt__stagemap *stage, int trusted,
+                            struct taskrt__serveconn **c_p);
 /* Send a frame of its owner on it (relay: our HELLO). */
 int taskrt__serveconn_send(struct taskrt__serveconn *c, unsigned type,
-    const struct dsm_wbuf *w);
+                           uint64_t tag, const struct dsm_wbuf *w);
 void taskrt__serveconn_close(struct taskrt__serveconn *c);
 void taskrt__serveconn_close_all(struct taskrt__session *s);
 /* Links that have not said who they are. */

@@ -28,7 +28,7 @@
 
 void
 taskrt__session_hello(struct dsm_msg_hello *m, enum dsm_role role,
-    const char *addr)
+                      const char *addr)
 {
 	size_t cpu_len;
 	const uint8_t *cpu = dsm__cpu_words(&cpu_len);
@@ -48,13 +48,14 @@ taskrt__session_hello(struct dsm_msg_hello *m, enum dsm_role role,
 
 void
 taskrt__session_send(struct taskrt__session *s, unsigned type,
-    struct dsm_wbuf *w, int encode_err)
+                     struct dsm_wbuf *w, int encode_err)
 {
 	struct iovec iov = {w->ptr, w->len};
 
 	if (encode_err != DSM_OK)
 		taskrt__session_lose(s, encode_err, "cannot send %s: %s",
-		    dsm__msg_name(type), dsm__strerror(encode_err));
+		                     dsm__msg_name(type),
+		                     dsm__strerror(encode_err));
 	else if (s->state != TASKRT__LOST)
 		s->link->send(s, type, &iov, 1);
 	dsm__wbuf_fini(w);
@@ -113,8 +114,8 @@ on_refuse(struct taskrt__session *s, const uint8_t *body, uint32_t len)
 	if (m.code > 0 && m.code < 1000)
 		code = -(int)m.code;
 	taskrt__session_lose(s, code,
-	    "the coordinator refuses this program: %.*s", (int)m.text.len,
-	    m.text.ptr);
+	                     "the coordinator refuses this program: %.*s",
+	                     (int)m.text.len, m.text.ptr);
 	return DSM_OK;
 }
 
@@ -169,7 +170,7 @@ on_verdict(struct taskrt__session *s, const uint8_t *body, uint32_t len)
 
 void
 taskrt__session_frame(struct taskrt__session *s, unsigned type,
-    const uint8_t *body, uint32_t len)
+                      const uint8_t *body, uint32_t len)
 {
 	int err = DSM_OK;
 
@@ -201,8 +202,8 @@ taskrt__session_frame(struct taskrt__session *s, unsigned type,
 	}
 	if (err != DSM_OK)
 		taskrt__session_lose(s, err,
-		    "the coordinator sent a bad %s: %s", dsm__msg_name(type),
-		    dsm__strerror(err));
+		                     "the coordinator sent a bad %s: %s",
+		                     dsm__msg_name(type), dsm__strerror(err));
 }
 
 /* --- ranges --- */
@@ -217,7 +218,8 @@ taskrt__session_refresh_map(struct taskrt__session *s, struct dsm_error *e)
 
 int
 taskrt__session_pack_ranges(struct taskrt__session *s, uint64_t known,
-    struct dsm_wbuf *w, uint32_t *n_p, uint64_t *version_p)
+                            struct dsm_wbuf *w, uint32_t *n_p,
+                            uint64_t *version_p)
 {
 	struct dsm_range *v;
 	size_t n;
@@ -233,6 +235,8 @@ taskrt__session_pack_ranges(struct taskrt__session *s, uint64_t known,
 		    .end = v[i].end,
 		    .image_off = v[i].image_off,
 		    .prot = v[i].prot,
+		    .priv_start = v[i].priv_start,
+		    .priv_end = v[i].priv_end,
 		    .kind = v[i].kind,
 		};
 		err = dsm__pack_range(w, &rec);
@@ -294,7 +298,8 @@ join(struct taskrt__session *s, struct dsm_error *e)
 	if (deadline < least)
 		deadline = least;
 	if (dsm__loop_drive(s->loop, has_answer, s, deadline) != DSM_OK)
-		return dsm__fail(e, DSM_ETIMEDOUT,
+		return dsm__fail(
+		    e, DSM_ETIMEDOUT,
 		    "%s accepts connections but does not answer as a taskrt "
 		    "coordinator",
 		    s->config->coordinator);
@@ -305,7 +310,8 @@ join(struct taskrt__session *s, struct dsm_error *e)
 
 int
 taskrt__session_create(const struct taskrt__config *config,
-    struct dsm_heap *heap, struct taskrt__session **s_p, struct dsm_error *e)
+                       struct dsm_heap *heap, struct taskrt__session **s_p,
+                       struct dsm_error *e)
 {
 	const struct dsm_loop_params params = {
 	    .spin_ns = SPIN_NS,
@@ -324,12 +330,13 @@ taskrt__session_create(const struct taskrt__config *config,
 	err = dsm__server_create(heap->map, heap->views, &s->server);
 	if (err != DSM_OK) {
 		dsm__fail(e, err, "cannot start the page server: %s",
-		    dsm__strerror(err));
+		          dsm__strerror(err));
 		goto free_session;
 	}
 	err = dsm__loop_create(&params, &s->loop);
 	if (err != DSM_OK) {
-		dsm__fail(e, err,
+		dsm__fail(
+		    e, err,
 		    "cannot start the library's event loop and thread: %s",
 		    dsm__strerror(err));
 		goto destroy_server;

@@ -44,7 +44,7 @@ struct taskrt__session;
 struct taskrt__link_ops {
 	/* Send one frame. A failure shows as the session's loss, later. */
 	void (*send)(struct taskrt__session *s, unsigned type,
-	    const struct iovec *iov, int n_iov);
+	             const struct iovec *iov, int n_iov);
 	/* The session is READY. */
 	void (*welcomed)(struct taskrt__session *s);
 	/* RELAY came; NULL: there is none. */
@@ -79,11 +79,11 @@ struct taskrt__session {
 	TAILQ_HEAD(, taskrt__stagemap) stagemaps;
 	unsigned n_uv_closing; /* uv handles whose close callback is due */
 
-	struct taskrt_run *run;      /* in flight, not over */
-	uint64_t last_run;           /* number of the last RUN sent */
-	uint64_t sent_version; /* table of ranges that the coordinator has;
+	struct taskrt_run *run;     /* in flight, not over */
+	uint64_t last_run;          /* number of the last RUN sent */
+	uint64_t sent_version;      /* table of ranges that the coordinator has;
 	                        * UINT64_MAX: none */
-	struct dsm_extents changed;  /* heap pages commits wrote since then */
+	struct dsm_extents changed; /* heap pages commits wrote since then */
 };
 
 /*
@@ -92,7 +92,8 @@ struct taskrt__session {
  * tried; nothing is left behind.
  */
 int taskrt__session_create(const struct taskrt__config *config,
-    struct dsm_heap *heap, struct taskrt__session **s_p, struct dsm_error *e);
+                           struct dsm_heap *heap, struct taskrt__session **s_p,
+                           struct dsm_error *e);
 /* A run in flight ends with TASKRT_ECANCELED. Slots, threads and descriptors are
  * gone afterwards. Not from a callback; takes the drive lock. NULL is fine. */
 void taskrt__session_destroy(struct taskrt__session *s);
@@ -101,38 +102,38 @@ void taskrt__session_destroy(struct taskrt__session *s);
 
 /* A frame of the coordinator. */
 void taskrt__session_frame(struct taskrt__session *s, unsigned type,
-    const uint8_t *body, uint32_t len);
+                           const uint8_t *body, uint32_t len);
 /* The coordinator is of no more use. The first reason given stays. */
 void taskrt__session_lose(struct taskrt__session *s, int code, const char *fmt,
-    ...) __attribute__((format(printf, 3, 4)));
+                          ...) __attribute__((format(printf, 3, 4)));
 /* Our HELLO as a client; points at static memory and at addr. */
 void taskrt__session_hello(struct dsm_msg_hello *m, enum dsm_role role,
-    const char *addr);
+                           const char *addr);
 /* Encode and send in one go: w is emptied. */
 void taskrt__session_send(struct taskrt__session *s, unsigned type,
-    struct dsm_wbuf *w, int encode_err);
+                          struct dsm_wbuf *w, int encode_err);
 /* uv_close, counted: link->free comes after its callback. h->data is s. */
 void taskrt__session_uv_close(struct taskrt__session *s, uv_handle_t *h);
 /* Read the address space anew. */
-int taskrt__session_refresh_map(struct taskrt__session *s,
-    struct dsm_error *e);
+int taskrt__session_refresh_map(struct taskrt__session *s, struct dsm_error *e);
 /* The table of ranges, packed, appended to w: *n_p entries. When its version is
  * `known`, nothing is packed and *n_p is 0; UINT64_MAX: none is known. */
 int taskrt__session_pack_ranges(struct taskrt__session *s, uint64_t known,
-    struct dsm_wbuf *w, uint32_t *n_p, uint64_t *version_p);
+                                struct dsm_wbuf *w, uint32_t *n_p,
+                                uint64_t *version_p);
 
 /* --- remote.c, embedded.c --- */
 
 /* Connect or set up, and send HELLO. deadline: of dsm__now. */
 int taskrt__remote_start(struct taskrt__session *s, uint64_t deadline,
-    struct dsm_error *e);
+                         struct dsm_error *e);
 int taskrt__embedded_start(struct taskrt__session *s, struct dsm_error *e);
 
 /* --- listener.c: where slots connect to --- */
 
 /* Listen on addr ("127.0.0.1:0"); *addr_p is what it became. */
 int taskrt__listener_start(struct taskrt__session *s, const char *addr,
-    char addr_p[DSM_ADDR_MAX], struct dsm_error *e);
+                           char addr_p[DSM_ADDR_MAX], struct dsm_error *e);
 /* Nobody is accepted before this. */
 void taskrt__listener_accept(struct taskrt__session *s);
 void taskrt__listener_stop(struct taskrt__session *s);

@@ -19,8 +19,8 @@ print_breakdown(FILE *f, const struct dsm_counters *c)
 		const char *what;
 		uint64_t ns;
 	} parts[] = {
-	    {"execution", c->exec_ns > c->fetch_ns ? c->exec_ns - c->fetch_ns
-	                                           : 0},
+	    {"execution",
+	     c->exec_ns > c->fetch_ns ? c->exec_ns - c->fetch_ns : 0},
 	    {"page transfer", c->fetch_ns},
 	    {"dispatch", c->dispatch_ns},
 	    {"fold", c->fold_ns},
@@ -35,10 +35,11 @@ print_breakdown(FILE *f, const struct dsm_counters *c)
 		sum += parts[i].ns;
 	for (size_t i = 0; i < n; i++)
 		fprintf(f, "  %-18s %14.3f ms %6.1f%%\n", parts[i].what,
-		    ms(parts[i].ns),
-		    sum > 0 ? 100.0 * (double)parts[i].ns / (double)sum : 0.0);
+		        ms(parts[i].ns),
+		        sum > 0 ? 100.0 * (double)parts[i].ns / (double)sum
+		                : 0.0);
 	fprintf(f, "  %-18s %14.3f ms of all slots and the program\n", "sum",
-	    ms(sum));
+	        ms(sum));
 	fprintf(f, "  %-18s %14.3f ms\n", "wall clock", ms(c->total_ns));
 }
 
@@ -48,7 +49,7 @@ taskrt__stat_print(FILE *f, const struct dsm_counters *c, uint64_t n_runs)
 	const uint64_t *v = (const uint64_t *)c;
 
 	fprintf(f, "taskrt: %" PRIu64 " run%s\n", n_runs,
-	    n_runs == 1 ? "" : "s");
+	        n_runs == 1 ? "" : "s");
 	print_breakdown(f, c);
 	for (size_t i = 0; i < DSM_N_COUNTERS; i++) {
 		const struct dsm_counter_info *info = &dsm__counter_info[i];
@@ -57,6 +58,6 @@ taskrt__stat_print(FILE *f, const struct dsm_counters *c, uint64_t n_runs)
 		if (v[i] == 0 || strcmp(info->unit, "ns") == 0)
 			continue;
 		fprintf(f, "  %-18s %14" PRIu64 "    %s\n", info->name, v[i],
-		    info->help);
+		        info->help);
 	}
 }

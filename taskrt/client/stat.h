@@ -7,7 +7,6 @@
 
 #include "../../dsm/base/counters.h"
 
-void taskrt__stat_print(FILE *f, const struct dsm_counters *c,
-    uint64_t n_runs);
+void taskrt__stat_print(FILE *f, const struct dsm_counters *c, uint64_t n_runs);
 
 #endif

@@ -32,7 +32,7 @@
 #define FIRST_SIZE DSM_TASK_ARENA_MIN
 
 _Static_assert(STATE_EACH >= DSM_TASK_STATE_MIN && STATE_EACH % 64 == 0,
-    "each arena has room for its state");
+               "each arena has room for its state");
 
 /* In the task page's pad: dropped at the task's end, like all of the page. */
 struct task_heap {
@@ -45,8 +45,8 @@ struct task_heap {
 };
 
 _Static_assert(sizeof(struct task_heap) <=
-	sizeof(((struct taskrt_task_page *)0)->pad),
-    "fits into the pad");
+                   sizeof(((struct taskrt_task_page *)0)->pad),
+               "fits into the pad");
 _Static_assert(offsetof(struct taskrt_task_page, pad) % 8 == 0, "aligned");
 
 static struct task_heap *
@@ -95,8 +95,8 @@ grow(struct task_heap *t, uint64_t need)
 	if (t->n == ARENAS_MAX || base >= end || end - base < len)
 		return 0;
 	if (dsm__task_arena_init(page->state + t->n * STATE_EACH, STATE_EACH,
-		(void *)(uintptr_t)base, len, false,
-		&t->arenas[t->n]) != DSM_OK)
+	                         (void *)(uintptr_t)base, len, false,
+	                         &t->arenas[t->n]) != DSM_OK)
 		return 0;
 	t->blocks[t->n] = 0;
 	t->ends[t->n++] = base + len - page->arena_base;
@@ -223,8 +223,8 @@ taskrt__task_usable(void *p)
 		return 0;
 	if (i < t->n)
 		return dsm__task_usable(t->arenas[i], p);
-	return dsm__heap_has(p) ? dsm__heap_usable(p) :
-				  taskrt__malloc_usable(p);
+	return dsm__heap_has(p) ? dsm__heap_usable(p)
+	                        : taskrt__malloc_usable(p);
 }
 
 void *

@@ -29,7 +29,7 @@ has_own_name(int dir_fd, const char *tid)
 	ssize_t n = read(fd, name, sizeof(name));
 	close(fd);
 	return n >= (ssize_t)sizeof(own_prefix) - 1 &&
-	    memcmp(name, own_prefix, sizeof(own_prefix) - 1) == 0;
+	       memcmp(name, own_prefix, sizeof(own_prefix) - 1) == 0;
 }
 
 /* Look through all threads; returns how many there are, 0 on failure. */
@@ -75,16 +75,14 @@ void
 taskrt__threads_init(struct taskrt__threads *t)
 {
 	*t = (struct taskrt__threads){.pid = getpid()};
-	t->dir_fd =
-	    open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	t->dir_fd = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	/*
 	 * Threads inherit their creator's name, and a program's first thread has
 	 * the program's. Of a program that is called like one of our threads
 	 * none can be told from them.
 	 */
-	if (t->dir_fd < 0 ||
-	    strncmp(program_invocation_short_name, own_prefix,
-		sizeof(own_prefix) - 1) == 0)
+	if (t->dir_fd < 0 || strncmp(program_invocation_short_name, own_prefix,
+	                             sizeof(own_prefix) - 1) == 0)
 		return;
 	/* Twice: a thread may come or go between scan and count. */
 	for (int i = 0; i < 2 && !t->trusted; i++) {

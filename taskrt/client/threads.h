@@ -14,8 +14,8 @@
 #define TASKRT__OWN_THREADS 16
 
 struct taskrt__threads {
-	int dir_fd;   /* /proc/self/task; its link count is 2 + threads */
-	int trusted;  /* the link count was seen to be right */
+	int dir_fd;  /* /proc/self/task; its link count is 2 + threads */
+	int trusted; /* the link count was seen to be right */
 	pid_t pid;
 	int own[TASKRT__OWN_THREADS];
 	size_t n_own;

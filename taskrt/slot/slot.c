@@ -111,6 +111,8 @@ settle_arena(void)
 	sl.arena_end = lo + dsm__page_down(page->arena_meta);
 	if (sl.arena_next > sl.arena_end)
 		sl.arena_next = sl.arena_end;
+	atomic_store(&sl.ctl->arena_next, sl.arena_next);
+	atomic_store(&sl.ctl->arena_end, sl.arena_end);
 }
 
 struct outcome {
@@ -283,6 +285,10 @@ set_arena(void)
 	sl.arena_next = space_heap_base() + size / 4 * 3 +
 	    (sl.number % N_ARENAS) * each;
 	sl.arena_end = sl.arena_next + each;
+	if (atomic_load(&sl.ctl->arena_end) != 0) {
+		sl.arena_next = atomic_load(&sl.ctl->arena_next);
+		sl.arena_end = atomic_load(&sl.ctl->arena_end);
+	}
 }
 
 static void

@@ -183,17 +183,16 @@ merge_tables(struct space_range *to, size_t n, struct dsm_error *e)
 		while (i < n && to[i].r.start < old->r.start)
 			i++;
 		if (i < n && same_range(&to[i].r, &old->r)) {
-			to[i] = *old;
-			to[i].r.kind = old->r.kind | 0x80000000u; /* stays */
+			to[i].present = old->present;
+			to[i].all_armed = old->all_armed;
+			to[i].stays = 1;
 		} else {
 			unmap_range(old);
 		}
 	}
 	for (i = 0; i < n; i++) {
-		if (to[i].r.kind & 0x80000000u) {
-			to[i].r.kind &= ~0x80000000u;
+		if (to[i].stays)
 			continue;
-		}
 		err = map_range(&to[i], e);
 		if (err != DSM_OK)
 			return err;
@@ -224,7 +223,6 @@ space_set(const struct dsm_array *ranges, struct dsm_error *e)
 			return dsm__fail(e, DSM_EPROTO,
 			    "range %u of the table is malformed", i);
 		}
-		r->kind &= 0xffff;
 		last_end = r->end;
 	}
 	err = merge_tables(to, n, e);

@@ -143,21 +143,26 @@ send_part(int last)
 	return err;
 }
 
-/* The bytes of the page at addr that are private: the ranges are far apart, one
+static void
+clip(uint64_t addr, uint64_t start, uint64_t end, unsigned *lo, unsigned *hi)
+{
+	if (start >= addr + DSM_PAGE || end <= addr)
+		return;
+	*lo = start > addr ? (unsigned)(start - addr) : 0;
+	*hi = end < addr + DSM_PAGE ? (unsigned)(end - addr)
+	                            : (unsigned)DSM_PAGE;
+}
+
+/* The bytes of the page at addr that are private. The spans are far apart: a
  * page meets at most one of them. */
 static void
-skip_range(uint64_t addr, unsigned *lo, unsigned *hi)
+skip_range(const struct space_range *r, uint64_t addr, unsigned *lo,
+    unsigned *hi)
 {
 	*lo = *hi = 0;
-	for (unsigned i = 0; i < N_PRIVATE; i++) {
-		uint64_t start = ws.private[i].start, end = ws.private[i].end;
-
-		if (start >= addr + DSM_PAGE || end <= addr)
-			continue;
-		*lo = start > addr ? (unsigned)(start - addr) : 0;
-		*hi = end < addr + DSM_PAGE ? (unsigned)(end - addr)
-		                            : (unsigned)DSM_PAGE;
-	}
+	for (unsigned i = 0; i < N_PRIVATE; i++)
+		clip(addr, ws.private[i].start, ws.private[i].end, lo, hi);
+	clip(addr, r->r.priv_start, r->r.priv_end, lo, hi);
 }
 
 static int
@@ -205,7 +210,7 @@ diff_pages(void *arg, struct space_range *r, uint64_t start, uint64_t n_pages)
 			uint32_t changed;
 			unsigned lo, hi;
 
-			skip_range(addr, &lo, &hi);
+			skip_range(r, addr, &lo, &hi);
 			if (hi - lo == DSM_PAGE)
 				continue;
 			err = dsm__packdiff_page(&ws.mask, &ws.data, addr,

@@ -2,6 +2,7 @@
 # daemons.sh - taskrt-coordinator and taskrt-worker as processes: options, joining,
 # losing each other, ending; the relay. Prints "  ok NAME" or "  FAIL NAME" for each
 # test.
+# shellcheck disable=SC2317 # functions are called by name
 set -u
 cd "$(dirname "$0")/../.." || exit 2
 BUILD=${BUILD-build}
@@ -185,10 +186,6 @@ check "a worker names another version and ends" \
 	"$bin/taskrt-worker" --coordinator "127.0.0.1:$(cat "$tmp/fake")"
 wait "$fake"
 
-# --- relay ---
-
-check "the relay passes frames both ways and slows a fast sender" \
-	"$peer" relay "$addr" "$coordinator"
 
 # --- losing each other ---
 
@@ -219,6 +216,14 @@ check "SIGTERM ends a worker with 0" ends_with 0 "$worker1"
 check "no process is left" soon none_of "${all[@]}"
 check "nothing is left in /dev/shm" \
 	[ "$shm_before" = "$(ls -A /dev/shm 2>/dev/null)" ]
+
+# --- relay ---
+
+start_coordinator relay
+check "the relay passes frames both ways and slows a fast sender" \
+	"$peer" relay "$addr" "$pid"
+kill -TERM "$pid"
+check "its coordinator ends with 0" ends_with 0 "$pid"
 
 # --- taskrt run ---
 

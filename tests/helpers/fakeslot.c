@@ -165,6 +165,9 @@ act(const struct dsm_msg_exec *x)
 		atomic_store(&ctl->claim_off[0], 0);
 		atomic_store(&ctl->claim_n[0], 2);
 		exit(SLOT_EXIT_DATA);
+	case FAKE_DAMAGE:
+		snprintf(ctl->message, sizeof(ctl->message), "damaged");
+		exit(SLOT_EXIT_CRASHED);
 	case FAKE_SLOW:
 		for (; atomic_load(&ctl->current) < last;
 		     atomic_fetch_add(&ctl->current, 1))

@@ -24,9 +24,10 @@ enum fake_act {
 	FAKE_KILLED = 400,
 	FAKE_ABORT = 500,
 	FAKE_DATA_LOST = 600,
-	FAKE_WAIT = 700,  /* until a byte comes on the data stream */
-	FAKE_CLAIM = 800, /* dies with two image pages claimed */
-	FAKE_SLOW = 900,  /* 20 ms a task */
+	FAKE_WAIT = 700,    /* until a byte comes on the data stream */
+	FAKE_CLAIM = 800,   /* dies with two image pages claimed */
+	FAKE_SLOW = 900,    /* 20 ms a task */
+	FAKE_DAMAGE = 1000, /* crash that is only told in the control page */
 };
 
 struct fake_facts {

@@ -8,7 +8,7 @@
 
 static int
 load(struct taskrt__config *c, const struct taskrt_config *given,
-    const char *entry, struct dsm_error *e)
+     const char *entry, struct dsm_error *e)
 {
 	char *env[2] = {(char *)(uintptr_t)entry, NULL};
 
@@ -42,7 +42,7 @@ test_environment_values_are_taken_and_remembered(void)
 	MUST_OK(load(&c, NULL, "TASKRT_COORDINATOR=node1:7070", &e));
 	MUST(strcmp(c.coordinator, "node1:7070") == 0);
 	MUST(strcmp(taskrt__config_origin(&c, TASKRT__SET_COORDINATOR),
-		 "environment") == 0);
+	            "environment") == 0);
 	MUST_OK(load(&c, NULL, "TASKRT_COORDINATOR=[::1]:7070", &e));
 	MUST_OK(load(&c, NULL, "TASKRT_SLOTS=3", &e));
 	MUST_BE(c.slots, 3);
@@ -136,7 +136,7 @@ test_shared_memory_with_a_coordinator_is_refused(void)
 	struct dsm_error e;
 
 	MUST_BE(load(&c, &given, "TASKRT_COORDINATOR=node1:7070", &e),
-	    DSM_EINVAL);
+	        DSM_EINVAL);
 	MUST(strstr(e.text, "node1:7070") != NULL);
 	MUST_OK(load(&c, &given, NULL, &e));
 }
@@ -159,25 +159,25 @@ test_values_are_shown_as_text(void)
 	char buf[64];
 
 	MUST_OK(load(&c, NULL, "TASKRT_WAIT=2.5", &e));
-	MUST(strcmp(taskrt__config_value(&c, TASKRT__SET_WAIT, buf,
-			sizeof(buf)),
-		 "2.5") == 0);
+	MUST(
+	    strcmp(taskrt__config_value(&c, TASKRT__SET_WAIT, buf, sizeof(buf)),
+	           "2.5") == 0);
 	MUST(strcmp(taskrt__config_value(&c, TASKRT__SET_TRANSPORT, buf,
-			sizeof(buf)),
-		 "auto") == 0);
+	                                 sizeof(buf)),
+	            "auto") == 0);
 	MUST(strcmp(taskrt__config_name(TASKRT__SET_SLOTS), "slots") == 0);
 	MUST(strcmp(taskrt__config_env(TASKRT__SET_SLOTS), "TASKRT_SLOTS") ==
-	    0);
+	     0);
 	MUST(taskrt__config_env(TASKRT__SET_HEAP_SIZE) == NULL);
 	for (int i = 0; i < TASKRT__N_SETTINGS; i++)
 		MUST(taskrt__config_help((enum taskrt__setting)i)[0] != '\0');
 }
 
 SUITE(taskrt_client_config, "taskrt.client.config",
-    T(test_without_anything_there_are_defaults),
-    T(test_environment_values_are_taken_and_remembered),
-    T(test_bad_values_are_errors_that_name_variable_and_value),
-    T(test_taskrt_init_beats_the_environment),
-    T(test_empty_coordinator_forces_embedded_mode),
-    T(test_shared_memory_with_a_coordinator_is_refused),
-    T(test_unknown_names_are_no_error), T(test_values_are_shown_as_text));
+      T(test_without_anything_there_are_defaults),
+      T(test_environment_values_are_taken_and_remembered),
+      T(test_bad_values_are_errors_that_name_variable_and_value),
+      T(test_taskrt_init_beats_the_environment),
+      T(test_empty_coordinator_forces_embedded_mode),
+      T(test_shared_memory_with_a_coordinator_is_refused),
+      T(test_unknown_names_are_no_error), T(test_values_are_shown_as_text));

@@ -112,7 +112,7 @@ test_failures_come_root_causes_first(void)
 	MUST_BE(f[2].kind, TASKRT_LOST);
 	MUST_BE(f[3].kind, TASKRT_CANCELLED);
 	MUST(strcmp(r->pub.message, "task 4: too slow, and 3 more failed") ==
-	    0);
+	     0);
 	taskrt__report_free(r);
 }
 
@@ -121,7 +121,7 @@ where(void *ctx, const void *addr, char *buf, size_t size)
 {
 	(void)ctx;
 	snprintf(buf, size, "%s",
-	    addr == (void *)0x5000 ? "temperatures[17]" : "");
+	         addr == (void *)0x5000 ? "temperatures[17]" : "");
 }
 
 static void
@@ -144,11 +144,12 @@ test_races_name_both_tasks_and_the_block(void)
 	MUST_OK(taskrt__report_make(&src, &r));
 	MUST_BE(r->pub.n_races, 2);
 	MUST(strcmp(r->pub.races[0].message,
-		 "tasks 1 and 2 both wrote 8 bytes at 0x5000 "
-		 "(temperatures[17])") == 0);
-	MUST(strcmp(r->pub.races[1].message,
-		 "task 3 and the program itself both wrote 1 byte at 0x7000") ==
-	    0);
+	            "tasks 1 and 2 both wrote 8 bytes at 0x5000 "
+	            "(temperatures[17])") == 0);
+	MUST(strcmp(
+	         r->pub.races[1].message,
+	         "task 3 and the program itself both wrote 1 byte at 0x7000") ==
+	     0);
 	MUST(strstr(r->pub.message, "and 1 more race") != NULL);
 	taskrt__report_free(r);
 }
@@ -203,11 +204,11 @@ test_print_shows_failures_with_backtraces(void)
 	taskrt__report_give(r);
 	char *text = printed();
 	MUST(strcmp(text,
-		 "taskrt: run \"heat\": a task failed: task 7: SIGSEGV at "
-		 "0x10\n"
-		 "  1 task failed:\n"
-		 "    task 7: SIGSEGV at 0x10\n"
-		 "      f (a.c:1)\n") == 0);
+	            "taskrt: run \"heat\": a task failed: task 7: SIGSEGV at "
+	            "0x10\n"
+	            "  1 task failed:\n"
+	            "    task 7: SIGSEGV at 0x10\n"
+	            "      f (a.c:1)\n") == 0);
 	free(text);
 	taskrt__report_give(NULL);
 	MUST_BE(taskrt_report_print(NULL), TASKRT_EINVAL);
@@ -217,7 +218,7 @@ static void
 test_an_error_needs_no_memory_and_maps_to_a_public_code(void)
 {
 	MUST_BE(taskrt__report_fail(DSM_EVERSION, "peer speaks %d", 7),
-	    TASKRT_ECONN);
+	        TASKRT_ECONN);
 	MUST_BE(taskrt_report()->error, TASKRT_ECONN);
 	MUST(strcmp(taskrt_report()->message, "peer speaks 7") == 0);
 	MUST_BE(taskrt__public_code(DSM_ENOSPC), TASKRT_ENOMEM);
@@ -254,11 +255,11 @@ test_each_thread_has_its_own_report(void)
 }
 
 SUITE(taskrt_client_report, "taskrt.client.report",
-    T(test_before_any_run_the_report_is_empty),
-    T(test_failures_come_root_causes_first),
-    T(test_races_name_both_tasks_and_the_block),
-    T(test_all_races_are_counted_but_only_listed_ones_shown),
-    T(test_malformed_lists_are_refused),
-    T(test_print_shows_failures_with_backtraces),
-    T(test_an_error_needs_no_memory_and_maps_to_a_public_code),
-    T(test_each_thread_has_its_own_report));
+      T(test_before_any_run_the_report_is_empty),
+      T(test_failures_come_root_causes_first),
+      T(test_races_name_both_tasks_and_the_block),
+      T(test_all_races_are_counted_but_only_listed_ones_shown),
+      T(test_malformed_lists_are_refused),
+      T(test_print_shows_failures_with_backtraces),
+      T(test_an_error_needs_no_memory_and_maps_to_a_public_code),
+      T(test_each_thread_has_its_own_report));

@@ -132,10 +132,10 @@ test_a_slow_reader_slows_the_sender(void)
 			int err;
 
 			while ((err = dsm__conn_recv(p.reader, &f)) ==
-			    DSM_EAGAIN) {
+			       DSM_EAGAIN) {
 				dsm__conn_flush(p.sender);
 				dsm__loop_drive(p.loop, never, NULL,
-				    dsm__deadline_ms(1));
+				                dsm__deadline_ms(1));
 			}
 			MUST_OK(err);
 			MUST_BE(f.tag, i);
@@ -159,8 +159,8 @@ test_it_reads_on_when_the_reader_is_closed(void)
 	dsm__handle_throttle(p.in, p.out, UINT32_MAX);
 	while (p.passed < N_FRAMES) {
 		MUST(dsm__conn_flush(p.sender) != DSM_ECONN);
-		MUST_BE(dsm__loop_drive(p.loop, never, NULL,
-		            dsm__deadline_ms(1)),
+		MUST_BE(
+		    dsm__loop_drive(p.loop, never, NULL, dsm__deadline_ms(1)),
 		    DSM_ETIMEDOUT);
 	}
 	close_pipe(&p);
@@ -179,7 +179,7 @@ test_a_held_handle_sleeps(void)
 	dsm__loop_drive(p.loop, never, NULL, dsm__deadline_ms(100));
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
 	used = (uint64_t)(after.tv_sec - before.tv_sec) * DSM_SEC +
-	    (uint64_t)after.tv_nsec - (uint64_t)before.tv_nsec;
+	       (uint64_t)after.tv_nsec - (uint64_t)before.tv_nsec;
 	MUST(used < 30 * DSM_MS);
 	close_pipe(&p);
 }
@@ -200,6 +200,6 @@ test_without_a_sink_its_end_is_noticed(void)
 }
 
 SUITE(dsm_transport_throttle, "dsm.transport.throttle",
-    T(test_a_slow_reader_slows_the_sender),
-    T(test_it_reads_on_when_the_reader_is_closed),
-    T(test_a_held_handle_sleeps), T(test_without_a_sink_its_end_is_noticed));
+      T(test_a_slow_reader_slows_the_sender),
+      T(test_it_reads_on_when_the_reader_is_closed),
+      T(test_a_held_handle_sleeps), T(test_without_a_sink_its_end_is_noticed));

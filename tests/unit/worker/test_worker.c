@@ -490,6 +490,39 @@ test_a_task_that_exits_is_forbidden(void)
 }
 
 static void
+test_a_crash_without_done_is_told_by_the_control_page(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_DAMAGE);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->failure.kind, DSM_FAIL_CRASH);
+	MUST(strcmp(ev->text, "damaged") == 0);
+	rig_fini(&r);
+}
+
+/* A successor must not use again what its predecessor's tasks have in use. */
+static void
+test_the_control_page_outlives_the_slots_process(void)
+{
+	uint8_t *page;
+	struct rig r;
+
+	rig_ready(&r);
+	page = (uint8_t *)session_find(r.w, SESSION)->slots[0].ctl;
+	page[DSM_PAGE - 1] = 42;
+	exec(&r, 1, FAKE_EXIT);
+	nth(&r, 1);
+	wait_until_up(&r);
+	page = (uint8_t *)session_find(r.w, SESSION)->slots[0].ctl;
+	MUST_BE(page[DSM_PAGE - 1], 42);
+	rig_fini(&r);
+}
+
+static void
 test_a_signal_in_a_task_is_a_crash(void)
 {
 	struct rig r;
@@ -1086,6 +1119,8 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_a_slot_hears_of_a_run_once_and_of_the_ranges_when_they_changed),
       T(test_a_reported_crash_replaces_the_slot_and_costs_no_other_exec),
       T(test_a_task_that_exits_is_forbidden),
+      T(test_a_crash_without_done_is_told_by_the_control_page),
+      T(test_the_control_page_outlives_the_slots_process),
       T(test_a_signal_in_a_task_is_a_crash),
       T(test_a_sigkill_from_elsewhere_returns_the_task),
       T(test_a_second_exec_survives_the_slot_that_died_of_the_first),
