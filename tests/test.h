@@ -29,43 +29,43 @@ struct test_suite {
 	const struct test_case *cases; /* ends with name NULL */
 };
 
-#define T(fn)                                                                  \
-	{                                                                      \
-		#fn, fn                                                        \
+#define T(fn)           \
+	{               \
+#fn, fn \
 	}
-#define SUITE(id, suite_name, ...)                                             \
-	static const struct test_case id##_cases[] = {__VA_ARGS__,             \
-	    {NULL, NULL}};                                                     \
-	extern const struct test_suite suite_##id;                             \
+#define SUITE(id, suite_name, ...)                                   \
+	static const struct test_case id##_cases[] = {__VA_ARGS__,   \
+	                                              {NULL, NULL}}; \
+	extern const struct test_suite suite_##id;                   \
 	const struct test_suite suite_##id = {suite_name, id##_cases}
 
 /* Status must be DSM_OK; prints its name otherwise. */
-#define MUST_OK(expr)                                                          \
-	do {                                                                   \
-		int must_ok_ = (expr);                                         \
-		if (must_ok_ != DSM_OK)                                        \
-			printf("    %s:%d: %s is %s\n", __FILE__, __LINE__,    \
-			    #expr, dsm__errname(must_ok_));                    \
-		CU_ASSERT_FATAL(must_ok_ == DSM_OK);                           \
+#define MUST_OK(expr)                                                       \
+	do {                                                                \
+		int must_ok_ = (expr);                                      \
+		if (must_ok_ != DSM_OK)                                     \
+			printf("    %s:%d: %s is %s\n", __FILE__, __LINE__, \
+			       #expr, dsm__errname(must_ok_));              \
+		CU_ASSERT_FATAL(must_ok_ == DSM_OK);                        \
 	} while (0)
-#define MUST_BE(expr, want)                                                    \
-	do {                                                                   \
-		long long must_a_ = (long long)(expr);                         \
-		long long must_b_ = (long long)(want);                         \
-		if (must_a_ != must_b_)                                        \
-			printf("    %s:%d: %s is %lld, not %lld\n", __FILE__,  \
-			    __LINE__, #expr, must_a_, must_b_);                \
-		CU_ASSERT_FATAL(must_a_ == must_b_);                           \
+#define MUST_BE(expr, want)                                                   \
+	do {                                                                  \
+		long long must_a_ = (long long)(expr);                        \
+		long long must_b_ = (long long)(want);                        \
+		if (must_a_ != must_b_)                                       \
+			printf("    %s:%d: %s is %lld, not %lld\n", __FILE__, \
+			       __LINE__, #expr, must_a_, must_b_);            \
+		CU_ASSERT_FATAL(must_a_ == must_b_);                          \
 	} while (0)
 #define MUST(expr) CU_ASSERT_FATAL(expr)
 
 /* Wait for a condition with a deadline; no sleeps in tests otherwise. */
-#define MUST_WITHIN_MS(ms, cond)                                               \
-	do {                                                                   \
-		uint64_t must_until_ = dsm__deadline_ms(ms);                   \
-		while (!(cond) && dsm__now() < must_until_)                    \
-			test_pause();                                          \
-		CU_ASSERT_FATAL(cond);                                         \
+#define MUST_WITHIN_MS(ms, cond)                             \
+	do {                                                 \
+		uint64_t must_until_ = dsm__deadline_ms(ms); \
+		while (!(cond) && dsm__now() < must_until_)  \
+			test_pause();                        \
+		CU_ASSERT_FATAL(cond);                       \
 	} while (0)
 void test_pause(void); /* 100 us */
 

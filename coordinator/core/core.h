@@ -96,7 +96,7 @@ struct sworker {
 	struct worker_peer *worker;
 	enum sworker_state state;
 	int told;
-	int has_table;                 /* it was sent the session's ranges */
+	int has_table; /* it was sent the session's ranges */
 	uint32_t arena_first, arena_count;
 	char reason[COORD_REASON_MAX]; /* UNFIT */
 	TAILQ_HEAD(, attempt) held;

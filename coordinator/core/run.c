@@ -291,6 +291,14 @@ send_progress(struct run *r)
 	                     dsm__encode_progress(&s->k->buf, &m));
 }
 
+/* How long it waits for one that can run it. */
+static uint64_t
+no_worker_ms(const struct run *r)
+{
+	return r->m.wait_ms != 0 ? r->m.wait_ms
+	                         : r->session->k->params.no_worker_ms;
+}
+
 /* Why there is nobody to run it. */
 static void
 no_worker_text(const struct run *r, char *text, size_t size)
@@ -308,7 +316,7 @@ no_worker_text(const struct run *r, char *text, size_t size)
 		             : "no worker has joined",
 		         p->where != NULL ? " at " : "",
 		         p->where != NULL ? p->where : "",
-		         (double)p->no_worker_ms / 1000);
+		         (double)no_worker_ms(r) / 1000);
 		return;
 	}
 	text[0] = '\0';
@@ -324,7 +332,7 @@ uint64_t
 coord__run_tick(struct run *r, uint64_t now)
 {
 	struct session *s = r->session;
-	uint64_t wait = s->k->params.no_worker_ms * DSM_MS;
+	uint64_t wait = no_worker_ms(r) * DSM_MS;
 	char text[1024];
 
 	if (s->n_slots > 0) {

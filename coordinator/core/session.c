@@ -136,7 +136,8 @@ coord__session_meet(struct session *s, struct worker_peer *w)
 	if (s->arenas_used + (uint64_t)w->n_slots > COORD_ARENAS) {
 		char reason[96];
 
-		snprintf(reason, sizeof(reason),
+		snprintf(
+		    reason, sizeof(reason),
 		    "%d slots have served this session, which is the most; "
 		    "start the program again",
 		    COORD_ARENAS);

@@ -2,6 +2,7 @@
 #ifndef DSM_BASE_CLOCK_H
 #define DSM_BASE_CLOCK_H
 
+#include <sched.h>
 #include <stdint.h>
 
 #define DSM_US UINT64_C(1000)
@@ -28,6 +29,23 @@ dsm__cpu_relax(void)
 #elif defined(__aarch64__)
 	__asm__ volatile("yield");
 #endif
+}
+
+/*
+ * The pause between two looks at a socket, the n-th in a row. After some 15 us
+ * without an answer the core is offered to whoever is ready to run on it: that
+ * may well be the one whose answer is waited for. (Both ends of a spinning
+ * exchange woken on one core otherwise take turns by the scheduler's slices,
+ * milliseconds each.)
+ */
+#define DSM_SPINS_BEFORE_YIELD 100u
+static inline void
+dsm__spin_pause(uint64_t n)
+{
+	if (n < DSM_SPINS_BEFORE_YIELD)
+		dsm__cpu_relax();
+	else
+		sched_yield();
 }
 
 #endif

@@ -19,6 +19,6 @@ const uint8_t *dsm__cpu_words(size_t *len_p);
  * the name of the first missing feature in missing ("avx512f").
  */
 int dsm__cpu_suits(const uint8_t *need, size_t need_len, const uint8_t *have,
-    size_t have_len, char missing[32]);
+                   size_t have_len, char missing[32]);
 
 #endif

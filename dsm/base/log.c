@@ -74,7 +74,7 @@ dsm__log(enum dsm_log_level level, const char *fmt, ...)
 	if (!dsm__log_enabled(level))
 		return;
 	n = snprintf(line, sizeof(line) - 1, "%s: %s: ", program_name,
-	    names[level]);
+	             names[level]);
 	va_start(ap, fmt);
 	m = vsnprintf(line + n, sizeof(line) - 1 - (size_t)n, fmt, ap);
 	va_end(ap);

@@ -27,10 +27,10 @@ void dsm__log(enum dsm_log_level level, const char *fmt, ...)
 #define log_error(...) dsm__log(DSM_LOG_ERROR, __VA_ARGS__)
 #define log_warn(...) dsm__log(DSM_LOG_WARN, __VA_ARGS__)
 #define log_info(...) dsm__log(DSM_LOG_INFO, __VA_ARGS__)
-#define log_debug(...)                                                         \
-	do {                                                                   \
-		if (dsm__log_enabled(DSM_LOG_DEBUG))                           \
-			dsm__log(DSM_LOG_DEBUG, __VA_ARGS__);                  \
+#define log_debug(...)                                        \
+	do {                                                  \
+		if (dsm__log_enabled(DSM_LOG_DEBUG))          \
+			dsm__log(DSM_LOG_DEBUG, __VA_ARGS__); \
 	} while (0)
 
 #endif

@@ -24,7 +24,8 @@ void dsm__pagemap_fini(struct dsm_pagemap *pm);
  * is returned. DSM_OK, DSM_ESYS. Allocates nothing. The slot uses it too.
  */
 int dsm__pagemap_private(const struct dsm_pagemap *pm, uint64_t start,
-    uint64_t n_pages, int (*cb)(void *arg, uint64_t start, uint64_t n_pages),
-    void *arg);
+                         uint64_t n_pages,
+                         int (*cb)(void *arg, uint64_t start, uint64_t n_pages),
+                         void *arg);
 
 #endif

@@ -10,8 +10,8 @@ dsm__strerror(int code)
 	switch (code) {
 	case DSM_OK:
 		return "success";
-#define E(name, number, text)                                                  \
-	case DSM_##name:                                                       \
+#define E(name, number, text) \
+	case DSM_##name:      \
 		return text;
 #include "errors.def"
 #undef E
@@ -26,8 +26,8 @@ dsm__errname(int code)
 	switch (code) {
 	case DSM_OK:
 		return "DSM_OK";
-#define E(name, number, text)                                                  \
-	case DSM_##name:                                                       \
+#define E(name, number, text) \
+	case DSM_##name:      \
 		return "DSM_" #name;
 #include "errors.def"
 #undef E

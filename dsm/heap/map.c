@@ -313,8 +313,8 @@ segments_of_module(struct dl_phdr_info *info, size_t size, void *arg)
 		uint64_t at = info->dlpi_addr + ph->p_vaddr;
 
 		if (ph->p_type == PT_DYNAMIC && !is_system) {
-			struct span s = plt_words(info,
-			    (const ElfW(Dyn) *)(uintptr_t)at);
+			struct span s =
+			    plt_words(info, (const ElfW(Dyn) *)(uintptr_t)at);
 
 			if (s.start < s.end && w->plt->n < w->plt->cap)
 				w->plt->v[w->plt->n++] = s;

@@ -19,10 +19,11 @@ sparse_file(const char *name, uint64_t size, int *fd_p, struct dsm_error *e)
 
 	if (fd < 0)
 		return dsm__fail(e, DSM_ESYS, "memfd_create(%s): %s", name,
-		    strerror(errno));
+		                 strerror(errno));
 	if (ftruncate(fd, (off_t)size) != 0) {
-		int err = dsm__fail(e, DSM_ESYS, "ftruncate(%s, %llu): %s",
-		    name, (unsigned long long)size, strerror(errno));
+		int err =
+		    dsm__fail(e, DSM_ESYS, "ftruncate(%s, %llu): %s", name,
+		              (unsigned long long)size, strerror(errno));
 
 		close(fd);
 		return err;
@@ -49,9 +50,11 @@ dsm__image_create(struct dsm_image *im, struct dsm_error *e)
 	if (err != DSM_OK) {
 		close(pages_fd);
 		close(states_fd);
-		return dsm__fail(e, err, "cannot map %llu bytes of page "
-		    "states: %s",
-		    (unsigned long long)DSM_IMAGE_STATES, strerror(errno));
+		return dsm__fail(e, err,
+		                 "cannot map %llu bytes of page "
+		                 "states: %s",
+		                 (unsigned long long)DSM_IMAGE_STATES,
+		                 strerror(errno));
 	}
 	return DSM_OK;
 }
@@ -65,7 +68,7 @@ dsm__image_open(struct dsm_image *im, int pages_fd, int states_fd, void *at)
 	if (at != NULL)
 		flags |= MAP_FIXED_NOREPLACE;
 	p = mmap(at, DSM_IMAGE_STATES, PROT_READ | PROT_WRITE, flags, states_fd,
-	    0);
+	         0);
 	if (p == MAP_FAILED)
 		return DSM_ENOMEM;
 	if (at != NULL && p != at) {
@@ -89,7 +92,7 @@ dsm__image_fini(struct dsm_image *im)
 
 uint32_t
 dsm__image_claim(struct dsm_image *im, uint64_t off, uint32_t max,
-    uint32_t slot, uint32_t *state_p)
+                 uint32_t slot, uint32_t *state_p)
 {
 	uint32_t n;
 
@@ -99,9 +102,9 @@ dsm__image_claim(struct dsm_image *im, uint64_t off, uint32_t max,
 
 		/* acquire: pairs with publish, for the caller that finds
 		 * PRESENT and goes on to read the page. */
-		if (!atomic_compare_exchange_strong_explicit(w, &old,
-		        DSM_PG_FETCHING | slot << 8, memory_order_acquire,
-		        memory_order_acquire)) {
+		if (!atomic_compare_exchange_strong_explicit(
+		        w, &old, DSM_PG_FETCHING | slot << 8,
+		        memory_order_acquire, memory_order_acquire)) {
 			if (n == 0)
 				*state_p = old;
 			break;
@@ -122,7 +125,7 @@ set_state(_Atomic uint32_t *w, uint32_t state)
 
 int
 dsm__image_publish(struct dsm_image *im, uint64_t off, uint32_t n,
-    const void *bytes)
+                   const void *bytes)
 {
 	const char *p = bytes;
 	size_t left = (size_t)n * DSM_PAGE;
@@ -143,7 +146,7 @@ dsm__image_publish(struct dsm_image *im, uint64_t off, uint32_t n,
 	}
 	for (uint32_t i = 0; i < n; i++)
 		set_state(dsm__image_state(im, off + i * DSM_PAGE),
-		    DSM_PG_PRESENT);
+		          DSM_PG_PRESENT);
 	return DSM_OK;
 }
 
@@ -152,12 +155,12 @@ dsm__image_abandon(struct dsm_image *im, uint64_t off, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
 		set_state(dsm__image_state(im, off + i * DSM_PAGE),
-		    DSM_PG_ABSENT);
+		          DSM_PG_ABSENT);
 }
 
 int
 dsm__image_wait(struct dsm_image *im, uint64_t off, uint64_t spin_ns,
-    uint64_t deadline)
+                uint64_t deadline)
 {
 	_Atomic uint32_t *w = dsm__image_state(im, off);
 	uint64_t spin_until = dsm__now() + spin_ns;
@@ -211,9 +214,9 @@ dsm__image_drop(struct dsm_image *im, uint64_t off, uint64_t n_pages)
 {
 	for (uint64_t i = 0; i < n_pages; i++)
 		set_state(dsm__image_state(im, off + i * DSM_PAGE),
-		    DSM_PG_ABSENT);
+		          DSM_PG_ABSENT);
 	if (fallocate(im->pages_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-	        (off_t)off, (off_t)(n_pages * DSM_PAGE)) != 0)
+	              (off_t)off, (off_t)(n_pages * DSM_PAGE)) != 0)
 		return DSM_ESYS;
 	return DSM_OK;
 }
@@ -226,7 +229,7 @@ dsm__image_update(struct dsm_image *im, uint64_t off, const void *page)
 
 void
 dsm__image_reclaim(struct dsm_image *im, uint64_t off, uint64_t n_pages,
-    uint32_t slot)
+                   uint32_t slot)
 {
 	for (uint64_t i = 0; i < n_pages; i++) {
 		_Atomic uint32_t *w = dsm__image_state(im, off + i * DSM_PAGE);

@@ -46,9 +46,9 @@
 #define DSM_PG_WAITERS 4u
 
 struct dsm_image {
-	int pages_fd;              /* const after init */
-	int states_fd;             /* const after init */
-	_Atomic uint32_t *states;  /* whole file mapped, MAP_SHARED */
+	int pages_fd;             /* const after init */
+	int states_fd;            /* const after init */
+	_Atomic uint32_t *states; /* whole file mapped, MAP_SHARED */
 };
 
 /* Worker: make the two files. */
@@ -56,7 +56,7 @@ int dsm__image_create(struct dsm_image *im, struct dsm_error *e);
 /* Slot: take the descriptors; states are mapped at `at` (MAP_FIXED_NOREPLACE)
  * when not NULL. */
 int dsm__image_open(struct dsm_image *im, int pages_fd, int states_fd,
-    void *at);
+                    void *at);
 void dsm__image_fini(struct dsm_image *im);
 
 static inline _Atomic uint32_t *
@@ -70,26 +70,26 @@ dsm__image_state(struct dsm_image *im, uint64_t off)
  * many (0: the first is not ABSENT; *state_p is what it was).
  */
 uint32_t dsm__image_claim(struct dsm_image *im, uint64_t off, uint32_t max,
-    uint32_t slot, uint32_t *state_p);
+                          uint32_t slot, uint32_t *state_p);
 /* Bytes of claimed pages are there: write them to the file, mark PRESENT. */
 int dsm__image_publish(struct dsm_image *im, uint64_t off, uint32_t n,
-    const void *bytes);
+                       const void *bytes);
 /* Claimed pages did not come: ABSENT again. */
 void dsm__image_abandon(struct dsm_image *im, uint64_t off, uint32_t n);
 /* Wait until the page is not FETCHING: spin, then futex. DSM_OK or
  * DSM_ETIMEDOUT. */
 int dsm__image_wait(struct dsm_image *im, uint64_t off, uint64_t spin_ns,
-    uint64_t deadline);
+                    uint64_t deadline);
 /* Pages PRESENT in a row just before off, at most max: how far a sequential
  * reader has come. */
 uint32_t dsm__image_run_before(struct dsm_image *im, uint64_t off,
-    uint32_t max);
+                               uint32_t max);
 
 /* Worker, no task running: */
 int dsm__image_drop(struct dsm_image *im, uint64_t off, uint64_t n_pages);
 int dsm__image_update(struct dsm_image *im, uint64_t off, const void *page);
 /* Worker: pages [off, +n) that slot had claimed when it died: ABSENT again. */
 void dsm__image_reclaim(struct dsm_image *im, uint64_t off, uint64_t n_pages,
-    uint32_t slot);
+                        uint32_t slot);
 
 #endif

@@ -347,7 +347,7 @@ sleep_for(struct dsm_conn *c, short events, uint64_t deadline)
 int
 dsm__conn_drain(struct dsm_conn *c, uint64_t deadline)
 {
-	uint64_t spin_end = 0;
+	uint64_t spin_end = 0, tries = 0;
 	int err;
 
 	while ((err = dsm__conn_flush(c)) == DSM_EAGAIN) {
@@ -356,7 +356,7 @@ dsm__conn_drain(struct dsm_conn *c, uint64_t deadline)
 		if (spin_end == 0)
 			spin_end = now + DRAIN_SPIN_NS;
 		if (now < spin_end && now < deadline) {
-			dsm__cpu_relax();
+			dsm__spin_pause(tries++);
 			continue;
 		}
 		err = sleep_for(c, POLLOUT, deadline);
@@ -482,7 +482,7 @@ dsm__conn_recv_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
 			spinning = now < spin_end && now < deadline;
 		}
 		if (spinning) {
-			dsm__cpu_relax();
+			dsm__spin_pause(tries);
 			continue;
 		}
 		err = sleep_for(

@@ -100,11 +100,12 @@ struct dsm_loop {
 	struct handle_list handles, hot;
 	struct dsm_handle *cursor; /* next of a walk over hot */
 	unsigned n_hot;
-	unsigned rounds;  /* hot rounds since uv_run */
-	uint64_t uv_next; /* next uv_run at the latest, while hot */
-	int changed;      /* since uv_run: watchers, handles */
-	int sent;         /* since the last round: an answer may come */
-	int kicked;       /* wake is on its way */
+	unsigned rounds;      /* hot rounds since uv_run */
+	uint64_t idle_rounds; /* hot rounds since the last frame */
+	uint64_t uv_next;     /* next uv_run at the latest, while hot */
+	int changed;          /* since uv_run: watchers, handles */
+	int sent;             /* since the last round: an answer may come */
+	int kicked;           /* wake is on its way */
 	struct deferred *deferred; /* first come, first called */
 	size_t n_deferred, cap_deferred;
 	int driving;   /* a user thread is in a round, maybe asleep */
@@ -380,6 +381,7 @@ deliver(struct dsm_handle *h)
 			return;
 		}
 		heat(h);
+		h->loop->idle_rounds = 0;
 		h->in_frame = 1;
 		h->ops->frame(h->owner, h, &f);
 		h->in_frame = 0;
@@ -600,7 +602,7 @@ step(struct dsm_loop *l, uint64_t deadline, int *ran_p)
 		    l->n_hot > HOT_RECV_MAX || now >= l->uv_next)
 			run_uv(l, now);
 		run_deferred(l);
-		dsm__cpu_relax();
+		dsm__spin_pause(l->idle_rounds++);
 		return 0;
 	}
 	if (!*ran_p || l->changed) {
@@ -693,6 +695,21 @@ drive_round(struct dsm_loop *l, uint64_t deadline, int *ran_p)
 	l->driving = 0;
 }
 
+void
+dsm__loop_enter(struct dsm_loop *l)
+{
+	atomic_fetch_add(&l->n_drivers, 1);
+}
+
+void
+dsm__loop_leave(struct dsm_loop *l)
+{
+	/* Pairs with park: it sets PARK_LONG, then reads n_drivers. */
+	if (atomic_fetch_sub(&l->n_drivers, 1) == 1 &&
+	    atomic_load(&l->parked) == PARK_LONG)
+		unpark(l);
+}
+
 int
 dsm__loop_drive(struct dsm_loop *l, int (*done)(void *arg), void *arg,
                 uint64_t deadline)
@@ -700,7 +717,7 @@ dsm__loop_drive(struct dsm_loop *l, int (*done)(void *arg), void *arg,
 	int ran = 0;
 	int err = DSM_OK;
 
-	atomic_fetch_add(&l->n_drivers, 1);
+	dsm__loop_enter(l);
 	while (!done(arg)) {
 		if (dsm__now() >= deadline) {
 			err = DSM_ETIMEDOUT;
@@ -713,10 +730,7 @@ dsm__loop_drive(struct dsm_loop *l, int (*done)(void *arg), void *arg,
 			drive_round(l, deadline, &ran);
 		}
 	}
-	/* Pairs with park: it sets PARK_LONG, then reads n_drivers. */
-	if (atomic_fetch_sub(&l->n_drivers, 1) == 1 &&
-	    atomic_load(&l->parked) == PARK_LONG)
-		unpark(l);
+	dsm__loop_leave(l);
 	call_turn(l);
 	return err;
 }

@@ -59,6 +59,10 @@ void dsm__loop_unlock(struct dsm_loop *l);
  * dsm__loop_kick is called. */
 int dsm__loop_drive(struct dsm_loop *l, int (*done)(void *arg), void *arg,
                     uint64_t deadline);
+/* Any thread, lock held or not: this thread is going to drive; until leave the
+ * background thread is not woken for what it will see itself. */
+void dsm__loop_enter(struct dsm_loop *l);
+void dsm__loop_leave(struct dsm_loop *l);
 /* Lock held: make other drivers look at their done() again. */
 void dsm__loop_kick(struct dsm_loop *l);
 /* A daemon's main: run until dsm__loop_stop. Takes the lock itself. */

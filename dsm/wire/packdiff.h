@@ -42,8 +42,9 @@
  * changed (thread-local storage); both 0 for none.
  */
 int dsm__packdiff_page(struct dsm_wbuf *mask, struct dsm_wbuf *data,
-    uint64_t addr, const void *page, const void *twin, unsigned skip_lo,
-    unsigned skip_hi, uint32_t *n_changed_p);
+                       uint64_t addr, const void *page, const void *twin,
+                       unsigned skip_lo, unsigned skip_hi,
+                       uint32_t *n_changed_p);
 
 /* Walks a mask part, run by run. */
 struct dsm_maskit {
@@ -74,9 +75,9 @@ int dsm__mask_check(const void *mask, size_t len, uint64_t *n_bytes_p);
  * length a peer may make us allocate. used_p: bytes of `in` the part took.
  */
 int dsm__squeeze(struct dsm_wbuf *out, const void *raw, size_t len,
-    int allow_lz4);
+                 int allow_lz4);
 int dsm__unsqueeze(const uint8_t *in, size_t in_len, size_t max,
-    struct dsm_wbuf *scratch, const uint8_t **p_p, size_t *len_p,
-    size_t *used_p);
+                   struct dsm_wbuf *scratch, const uint8_t **p_p, size_t *len_p,
+                   size_t *used_p);
 
 #endif

@@ -26,10 +26,10 @@
 
 #define DSM_MAGIC UINT32_C(0x54524b54)
 #define DSM_VERSION 1
-#define DSM_READ_MAX 256            /* pages in one READ */
-#define DSM_FRAME_MAX (64u << 20)   /* body of any frame */
+#define DSM_READ_MAX 256          /* pages in one READ */
+#define DSM_FRAME_MAX (64u << 20) /* body of any frame */
 #define DSM_KEY_LEN 16
-#define DSM_MAX_RACES 100           /* listed in a VERDICT */
+#define DSM_MAX_RACES 100 /* listed in a VERDICT */
 
 enum dsm_role {
 	DSM_ROLE_CLIENT = 1,
@@ -41,12 +41,12 @@ enum dsm_role {
 
 enum dsm_range_kind {
 	DSM_RANGE_HEAP = 1, /* dsm heap: strict snapshot, committed */
-	DSM_RANGE_DATA,     /* globals of program and own libraries: committed */
-	DSM_RANGE_ANON,     /* malloc, mmap: committed */
-	DSM_RANGE_STACK,    /* a thread's stack: committed */
-	DSM_RANGE_CODE,     /* private read-only file mapping: never changes */
-	DSM_RANGE_SYS,      /* data of system libraries: private to a task */
-	DSM_RANGE_VDSO,     /* patched by the slot */
+	DSM_RANGE_DATA,  /* globals of program and own libraries: committed */
+	DSM_RANGE_ANON,  /* malloc, mmap: committed */
+	DSM_RANGE_STACK, /* a thread's stack: committed */
+	DSM_RANGE_CODE,  /* private read-only file mapping: never changes */
+	DSM_RANGE_SYS,   /* data of system libraries: private to a task */
+	DSM_RANGE_VDSO,  /* patched by the slot */
 };
 
 enum dsm_run_mode {
@@ -56,10 +56,10 @@ enum dsm_run_mode {
 	DSM_MODE_FOREACH,   /* fn(elem, ctx): later */
 };
 
-#define DSM_RUN_RANGES 1u     /* the RUN brings a new table of ranges */
+#define DSM_RUN_RANGES 1u /* the RUN brings a new table of ranges */
 #define DSM_RUN_KEEP_PARTIAL 2u
 #define DSM_RUN_FAIL_FAST 4u
-#define DSM_RUN_ISOLATE 8u    /* each iteration its own writer */
+#define DSM_RUN_ISOLATE 8u /* each iteration its own writer */
 #define DSM_WRITES_LAST 1u
 #define DSM_WELCOME_INSECURE 1u /* client may listen beyond loopback */
 
@@ -101,8 +101,12 @@ enum dsm_msg_type {
 #define STR(f) struct dsm_str f;
 #define BLOB(f) struct dsm_blob f;
 #define ARRAY(rec, f) struct dsm_array f;
-#define END(name) };
-#define END_RECORD(name) };
+#define END(name) \
+	}         \
+	;
+#define END_RECORD(name) \
+	}                \
+	;
 #include "messages.def"
 
 /* Growing byte buffer of an encoder. {0} is a valid empty one. */
@@ -129,16 +133,16 @@ void dsm__wbuf_fini(struct dsm_wbuf *w);
  * int dsm__unpack_<record>(array, i, r_p): record i; DSM_EPROTO when i >= n.
  * size_t dsm__sizeof_<record>(void): packed size.
  */
-#define MESSAGE(NAME, name, number)                                            \
-	int dsm__encode_##name(struct dsm_wbuf *w,                             \
-	    const struct dsm_msg_##name *m);                                   \
-	int dsm__decode_##name(const uint8_t *body, size_t len,                \
-	    struct dsm_msg_##name *m_p);
-#define RECORD(name)                                                           \
-	int dsm__pack_##name(struct dsm_wbuf *w,                               \
-	    const struct dsm_rec_##name *r);                                   \
-	int dsm__unpack_##name(const struct dsm_array *a, uint32_t i,          \
-	    struct dsm_rec_##name *r_p);                                       \
+#define MESSAGE(NAME, name, number)                             \
+	int dsm__encode_##name(struct dsm_wbuf *w,              \
+	                       const struct dsm_msg_##name *m); \
+	int dsm__decode_##name(const uint8_t *body, size_t len, \
+	                       struct dsm_msg_##name *m_p);
+#define RECORD(name)                                                  \
+	int dsm__pack_##name(struct dsm_wbuf *w,                      \
+	                     const struct dsm_rec_##name *r);         \
+	int dsm__unpack_##name(const struct dsm_array *a, uint32_t i, \
+	                       struct dsm_rec_##name *r_p);           \
 	size_t dsm__sizeof_##name(void);
 #include "messages.def"
 

@@ -150,10 +150,7 @@ taskrt__client_session(struct taskrt__client *c, struct taskrt__session **s_p,
 	if (err != DSM_OK)
 		return err;
 	if (c->session != NULL) {
-		dsm__loop_lock(c->session->loop);
-		int lost = c->session->state == TASKRT__LOST;
-		dsm__loop_unlock(c->session->loop);
-		if (!lost) {
+		if (c->session->state != TASKRT__LOST) {
 			*s_p = c->session;
 			return DSM_OK;
 		}

@@ -184,6 +184,15 @@ run_flags(const struct taskrt_options *opt, const struct taskrt__config *config)
 	       (config->check_iterations ? DSM_RUN_ISOLATE : 0);
 }
 
+/* How long for a first worker; 0: the coordinator knows better. */
+static uint32_t
+run_wait(const struct taskrt__config *config)
+{
+	if (config->origin[TASKRT__SET_WAIT] == TASKRT__FROM_DEFAULT)
+		return 0;
+	return config->wait_ms > 0 ? (uint32_t)config->wait_ms : 1;
+}
+
 static int
 send_run(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
          const struct taskrt_options *opt,
@@ -202,6 +211,7 @@ send_run(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
 	    .max_slots = opt->max_slots,
 	    .timeout_ms = opt->timeout_ms,
 	    .retries = opt->retries,
+	    .wait_ms = run_wait(s->config),
 	    .mxcsr = context->mxcsr,
 	    .fpucw = context->fpucw,
 	    .tp = context->tp,
@@ -287,6 +297,9 @@ launch(struct taskrt__client *c, struct taskrt_run *run,
 	run->launched = dsm__now();
 	taskrt__progress_start(&run->progress, run->launched);
 	run->exclusive = taskrt__threads_exclusive(&c->threads);
+	/* A call that waits drives the loop itself: its launch wakes nobody. */
+	if (!run->job.async)
+		dsm__loop_enter(s->loop);
 	dsm__loop_lock(s->loop);
 	if (s->state == TASKRT__LOST)
 		err = dsm__fail(e, s->why.code, "%s", s->why.text);
@@ -295,6 +308,8 @@ launch(struct taskrt__client *c, struct taskrt_run *run,
 	dsm__loop_unlock(s->loop);
 	if (err == DSM_OK)
 		c->run = run;
+	else if (!run->job.async)
+		dsm__loop_leave(s->loop);
 	return err;
 }
 
@@ -521,6 +536,22 @@ commit(struct taskrt_run *run, struct outcome *o)
 		          e.text[0] != '\0' ? e.text : dsm__strerror(err));
 }
 
+/* The verdict's text; when workers are missing, with the place they are missing
+ * at. */
+static void
+name_coordinator(struct outcome *o, const struct taskrt__config *config,
+                 struct dsm_str text)
+{
+	size_t used = 0;
+
+	if (o->error.code == DSM_ECONN && text.len > 0 &&
+	    config->coordinator[0] != '\0')
+		used = (size_t)snprintf(
+		    o->error.text, sizeof(o->error.text),
+		    "coordinator %.200s: ", config->coordinator);
+	dsm__str_copy(o->error.text + used, sizeof(o->error.text) - used, text);
+}
+
 /* Decode what came, or tell why nothing did. */
 static void
 read_verdict(struct taskrt_run *run, struct outcome *o)
@@ -538,7 +569,7 @@ read_verdict(struct taskrt_run *run, struct outcome *o)
 	dsm__counters_add(&run->counters, &counters);
 	if (v->code != 0) {
 		o->error.code = v->code < 1000 ? -(int)v->code : DSM_EPROTO;
-		dsm__str_copy(o->error.text, sizeof(o->error.text), v->text);
+		name_coordinator(o, run->session->config, v->text);
 	}
 }
 
@@ -591,6 +622,8 @@ taskrt__run_finish(struct taskrt__client *c)
 	dsm__loop_lock(s->loop);
 	dsm__loop_drive(s->loop, is_over, run, DSM_FOREVER);
 	dsm__loop_unlock(s->loop);
+	if (!run->job.async)
+		dsm__loop_leave(s->loop);
 	read_verdict(run, &o);
 	dsm__heap_lock(s->heap);
 	if (run->verdict.len > 0 &&

@@ -16,6 +16,7 @@
 #ifndef TASKRT_CLIENT_SESSION_H
 #define TASKRT_CLIENT_SESSION_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 #include <sys/queue.h>
 
@@ -65,7 +66,9 @@ struct taskrt__session {
 	const struct taskrt__link_ops *link; /* const after start */
 	void *link_state; /* remote.c's or embedded.c's; const after start */
 
-	enum taskrt__session_state state;
+	/* enum taskrt__session_state. Written under the drive lock; a launch looks
+	 * at it before it has that. */
+	_Atomic int state;
 	struct dsm_error why; /* LOST */
 	uint64_t id;          /* given by WELCOME, as the next two */
 	uint8_t key[64];

@@ -114,8 +114,8 @@ arch_fault_exec(const ucontext_t *uc)
 uint64_t
 arch_syscall_arg(const ucontext_t *uc, unsigned i)
 {
-	static const int regs[6] = {REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8,
-	    REG_R9};
+	static const int regs[6] = {REG_RDI, REG_RSI, REG_RDX,
+	                            REG_R10, REG_R8,  REG_R9};
 
 	return (uint64_t)uc->uc_mcontext.gregs[regs[i]];
 }

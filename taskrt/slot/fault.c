@@ -36,7 +36,7 @@ fault_last(void)
 
 static int
 fail(uint32_t kind, uint32_t signal, uint64_t addr, const ucontext_t *uc,
-    const char *fmt, ...)
+     const char *fmt, ...)
 {
 	va_list ap;
 
@@ -109,14 +109,16 @@ static int
 segfault(const ucontext_t *uc, uint64_t addr, const struct space_range *r)
 {
 	if (addr >= fa.p.guard_lo && addr < fa.p.stack_lo)
-		return fail(DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+		return fail(
+		    DSM_FAIL_CRASH, SIGSEGV, addr, uc,
 		    "stack overflow: a task's stack is %llu KiB",
 		    (unsigned long long)(fa.p.stack_hi - fa.p.stack_lo) / 1024);
 	if (r != NULL)
 		return fail(DSM_FAIL_CRASH, SIGSEGV, addr, uc,
-		    "segmentation fault: %s read-only memory at 0x%llx",
-		    access_name(uc), (unsigned long long)addr);
-	return fail(DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+		            "segmentation fault: %s read-only memory at 0x%llx",
+		            access_name(uc), (unsigned long long)addr);
+	return fail(
+	    DSM_FAIL_CRASH, SIGSEGV, addr, uc,
 	    "segmentation fault: %s address 0x%llx, where nothing is mapped",
 	    access_name(uc), (unsigned long long)addr);
 }
@@ -138,7 +140,8 @@ page_in(const ucontext_t *uc, struct space_range *r, uint64_t addr, int write)
 	if (got == FETCH_LOST)
 		return FAULT_LOST;
 	if (got == FETCH_UNMAPPED)
-		return fail(DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+		return fail(
+		    DSM_FAIL_CRASH, SIGSEGV, addr, uc,
 		    "segmentation fault: %s address 0x%llx, which the program "
 		    "has unmapped",
 		    access_name(uc), (unsigned long long)addr);
@@ -158,12 +161,13 @@ on_segv(const ucontext_t *uc, const siginfo_t *si)
 	int lost;
 
 	if (si->si_code == SI_KERNEL)
-		return fail(DSM_FAIL_CRASH, SIGSEGV, 0, uc,
+		return fail(
+		    DSM_FAIL_CRASH, SIGSEGV, 0, uc,
 		    "segmentation fault: general protection (an address that "
 		    "cannot exist, or a privileged instruction)");
 	if (si->si_code <= 0)
 		return fail(DSM_FAIL_CRASH, SIGSEGV, 0, uc,
-		    "SIGSEGV raised by kill or raise");
+		            "SIGSEGV raised by kill or raise");
 	r = range_of(addr, &lost);
 	if (lost)
 		return FAULT_LOST;
@@ -187,8 +191,8 @@ on_segv(const ucontext_t *uc, const siginfo_t *si)
 			return FAULT_NONE;
 		}
 		return fail(DSM_FAIL_CRASH, SIGSEGV, addr, uc,
-		    "cannot open 0x%llx for writing: %s",
-		    (unsigned long long)addr, strerror(errno));
+		            "cannot open 0x%llx for writing: %s",
+		            (unsigned long long)addr, strerror(errno));
 	}
 	/* A range found by asking, or segv's closed page. */
 	return page_in(uc, r, addr, 0);
@@ -202,7 +206,7 @@ on_bus(const ucontext_t *uc, const siginfo_t *si)
 
 	if (r == NULL || si->si_code <= 0)
 		return fail(DSM_FAIL_CRASH, SIGBUS, addr, uc,
-		    "bus error at 0x%llx", (unsigned long long)addr);
+		            "bus error at 0x%llx", (unsigned long long)addr);
 	return page_in(uc, r, addr, arch_fault_write(uc));
 }
 
@@ -214,16 +218,16 @@ on_other(const ucontext_t *uc, const siginfo_t *si, int sig)
 	switch (sig) {
 	case SIGFPE:
 		return fail(DSM_FAIL_CRASH, SIGFPE, addr, uc,
-		    si->si_code == FPE_INTDIV
-		        ? "integer division by zero"
-		        : "floating-point exception");
+		            si->si_code == FPE_INTDIV
+		                ? "integer division by zero"
+		                : "floating-point exception");
 	case SIGILL:
 		return fail(DSM_FAIL_CRASH, SIGILL, addr, uc,
-		    "illegal instruction at 0x%llx",
-		    (unsigned long long)addr);
+		            "illegal instruction at 0x%llx",
+		            (unsigned long long)addr);
 	default:
 		return fail(DSM_FAIL_CRASH, (uint32_t)sig, addr, uc, "%s",
-		    strsignal(sig));
+		            strsignal(sig));
 	}
 }
 
@@ -239,8 +243,8 @@ handler(int sig, siginfo_t *si, void *ucv)
 	    SLOT_RUNNING) {
 		/* Not the client's code: a bug of ours. Say where, die of it. */
 		snprintf(fa.p.ctl->message, sizeof(fa.p.ctl->message),
-		    "slot: signal %d at pc 0x%llx, address %p", sig,
-		    (unsigned long long)arch_pc(uc), si->si_addr);
+		         "slot: signal %d at pc 0x%llx, address %p", sig,
+		         (unsigned long long)arch_pc(uc), si->si_addr);
 		signal(sig, SIG_DFL);
 		arch_set_tp(tp);
 		return;
@@ -294,8 +298,8 @@ fault_touch(uint64_t addr, uint64_t len, int write)
 int
 fault_init(const struct fault_params *p)
 {
-	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP,
-	    SIGSYS, SIGABRT};
+	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL,
+	                              SIGTRAP, SIGSYS, SIGABRT};
 	struct sigaction sa = {.sa_sigaction = handler};
 	stack_t st = {0};
 

@@ -20,7 +20,7 @@
 struct fault_params {
 	struct slot_ctl *ctl;
 	struct dsm_counters *counters;
-	uint64_t slot_tp; /* the slot's thread pointer */
+	uint64_t slot_tp;                      /* the slot's thread pointer */
 	uint64_t stack_lo, stack_hi, guard_lo; /* the task's stack */
 };
 

@@ -7,6 +7,7 @@
 #include "vdso.h"
 
 #define AHEAD_MIN 8u
+#define BLOCK_PAGES 16u
 /* The client's server thread may be stopped in a debugger for a while; the
  * coordinator's heartbeats find a dead one much sooner. */
 #define REPLY_MS 30000u
@@ -40,9 +41,9 @@ static void
 show_claim(unsigned which, uint64_t off, uint32_t n)
 {
 	atomic_store_explicit(&ft.p.ctl->claim_off[which], off,
-	    memory_order_relaxed);
+	                      memory_order_relaxed);
 	atomic_store_explicit(&ft.p.ctl->claim_n[which], n,
-	    memory_order_release);
+	                      memory_order_release);
 }
 
 static int
@@ -71,7 +72,7 @@ next_frame(struct dsm_frame *f)
 	if (err != DSM_OK)
 		return err;
 	err = dsm__conn_recv_wait(ft.p.data, dsm__deadline_ms(REPLY_MS),
-	    ft.p.spin_ns, f, &spun);
+	                          ft.p.spin_ns, f, &spun);
 	if (err != DSM_OK)
 		return err;
 	if (spun)
@@ -101,13 +102,12 @@ take_pages(const struct window *w, struct space_range *r, uint32_t *got_p)
 	bytes = f.body + DSM_PAGES_FIXED;
 	/* The frame buffer is ours to write until the next receive. */
 	if (r != NULL && r->r.kind == DSM_RANGE_VDSO)
-		vdso_patch((uint8_t *)(uintptr_t)bytes,
-		    m.n_pages * DSM_PAGE);
+		vdso_patch((uint8_t *)(uintptr_t)bytes, m.n_pages * DSM_PAGE);
 	if (m.n_pages > 0)
 		err = dsm__image_publish(ft.p.image, w->off, m.n_pages, bytes);
 	if (m.n_pages < w->n)
 		dsm__image_abandon(ft.p.image, w->off + m.n_pages * DSM_PAGE,
-		    w->n - m.n_pages);
+		                   w->n - m.n_pages);
 	ft.p.counters->pages_fetched += m.n_pages;
 	ft.p.counters->bytes_fetched += m.n_pages * DSM_PAGE;
 	*got_p = m.n_pages;
@@ -127,12 +127,12 @@ request_ahead(struct space_range *r, uint64_t addr, uint32_t n)
 		n = DSM_READ_MAX;
 	if (n > left)
 		n = (uint32_t)left;
-	got = dsm__image_claim(ft.p.image,
-	    r->r.image_off + (addr - r->r.start), n, ft.p.slot, &state);
+	got = dsm__image_claim(ft.p.image, r->r.image_off + (addr - r->r.start),
+	                       n, ft.p.slot, &state);
 	if (got == 0)
 		return DSM_OK;
-	ft.ahead = (struct window){addr, r->r.image_off + (addr - r->r.start),
-	    got};
+	ft.ahead =
+	    (struct window){addr, r->r.image_off + (addr - r->r.start), got};
 	show_claim(1, ft.ahead.off, got);
 	return send_read(addr, got);
 }
@@ -179,17 +179,49 @@ in_window(const struct window *w, uint64_t off)
 	return w->n > 0 && off >= w->off && off < w->off + w->n * DSM_PAGE;
 }
 
+/*
+ * Pages that are there in the aligned block of BLOCK_PAGES around off: what a
+ * pointer chaser has touched of it. Unlike a sequential reader it leaves no run
+ * behind, but it will want the rest too.
+ */
+static uint32_t
+present_around(struct space_range *r, uint64_t off)
+{
+	uint64_t lo = off & ~(BLOCK_PAGES * DSM_PAGE - 1);
+	uint64_t hi = lo + BLOCK_PAGES * DSM_PAGE;
+	uint32_t n = 0;
+
+	if (lo < r->r.image_off)
+		lo = r->r.image_off;
+	if (hi > r->r.image_off + (r->r.end - r->r.start))
+		hi = r->r.image_off + (r->r.end - r->r.start);
+	for (uint64_t at = lo; at < hi; at += DSM_PAGE) {
+		uint32_t s = atomic_load_explicit(
+		    dsm__image_state(ft.p.image, at), memory_order_relaxed);
+
+		n += (s & DSM_PG_STATE) == DSM_PG_PRESENT;
+	}
+	return n;
+}
+
 /* How many pages to ask for at a fault on off. */
 static uint32_t
 window_size(struct space_range *r, uint64_t addr, uint64_t off, uint32_t more,
-    uint32_t *before_p)
+            uint32_t *before_p)
 {
 	uint64_t room = (addr - r->r.start) / DSM_PAGE;
 	uint64_t left = (r->r.end - addr) / DSM_PAGE;
-	uint32_t before = dsm__image_run_before(ft.p.image, off,
+	uint32_t before = dsm__image_run_before(
+	    ft.p.image, off,
 	    room < DSM_READ_MAX ? (uint32_t)room : DSM_READ_MAX);
-	uint32_t n = before * 2 > 1 + more ? before * 2 : 1 + more;
+	uint32_t n = 1 + 2 * present_around(r, off);
 
+	if (n > BLOCK_PAGES)
+		n = BLOCK_PAGES;
+	if (n < 1 + more)
+		n = 1 + more;
+	if (n < before * 2)
+		n = before * 2;
 	if (n > DSM_READ_MAX)
 		n = DSM_READ_MAX;
 	*before_p = before;
@@ -199,7 +231,7 @@ window_size(struct space_range *r, uint64_t addr, uint64_t off, uint32_t more,
 /* The vDSO is small, and patched as a whole. */
 static enum fetch_result
 demand(struct space_range *r, uint64_t addr, uint64_t off, uint32_t n,
-    int sequential)
+       int sequential)
 {
 	struct window w = {addr, off, n};
 	uint32_t got;
@@ -295,7 +327,7 @@ fetch_ask(uint64_t addr, struct dsm_array *ranges_p)
 	/* Out of the frame: the caller goes on to use the link. */
 	dsm__wbuf_reset(&ft.table);
 	err = dsm__wbuf_put(&ft.table, m.ranges.ptr,
-	    m.ranges.n * dsm__sizeof_range());
+	                    m.ranges.n * dsm__sizeof_range());
 	if (err != DSM_OK)
 		return err;
 	ranges_p->ptr = ft.table.ptr;

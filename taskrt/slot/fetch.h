@@ -2,8 +2,9 @@
  * Fetching pages from the client into the image.
  *
  * A demand request asks for the page that faulted and, when the pages before it
- * are there already (a sequential reader), for as many again, up to
- * DSM_READ_MAX. When that grew to FETCH_AHEAD_MIN the next window is requested as
+ * are there already (a sequential reader), for twice as many, up to
+ * DSM_READ_MAX; when pages around it are there (a pointer chaser), for more of
+ * that block. When that grew to FETCH_AHEAD_MIN the next window is requested as
  * well, without waiting: its PAGES come while the task works. At most one
  * window is ahead. Replies come in the order of requests.
  *
@@ -33,15 +34,15 @@ int fetch_init(const struct fetch_params *p);
 void fetch_set_run(uint64_t run);
 
 enum fetch_result {
-	FETCH_GOT,     /* fetched by this call (or by a window ahead) */
-	FETCH_PRESENT, /* was there, or another slot brought it */
+	FETCH_GOT,      /* fetched by this call (or by a window ahead) */
+	FETCH_PRESENT,  /* was there, or another slot brought it */
 	FETCH_UNMAPPED, /* the client cannot read that page */
-	FETCH_LOST,    /* connection or deadline: this slot is done for */
+	FETCH_LOST,     /* connection or deadline: this slot is done for */
 };
 /* Bring the page of addr (in r) into the image. `more`: pages wanted besides
  * when nothing is known (0: just this one). */
 enum fetch_result fetch_page(struct space_range *r, uint64_t addr,
-    uint32_t more);
+                             uint32_t more);
 /*
  * Ask the client what is mapped at addr. DSM_OK: *ranges_p is the table (valid
  * until the next call), else DSM_ECONN.

@@ -151,7 +151,7 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 		note_failure(out);
 		if (fetch_settle() != DSM_OK)
 			stop(SLOT_EXIT_DATA,
-			    "the connection to the program is lost");
+			     "the connection to the program is lost");
 		writeset_discard();
 		return 1;
 	}
@@ -162,10 +162,10 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 		err = writeset_collect(lo);
 	if (err == DSM_ECONN || err == DSM_ETIMEDOUT || err == DSM_EPROTO)
 		stop(SLOT_EXIT_DATA, "cannot send a write set: %s",
-		    dsm__strerror(err));
+		     dsm__strerror(err));
 	if (err != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot make a write set: %s",
-		    dsm__strerror(err));
+		     dsm__strerror(err));
 	sl.counters.tasks += hi - lo;
 	return 0;
 }
@@ -185,26 +185,25 @@ send_done(const struct dsm_msg_exec *x, struct outcome *out)
 	err = writeset_finish(&m.n_bytes, &m.sets, &m.masks);
 	if (err != DSM_OK)
 		stop(SLOT_EXIT_DATA, "cannot send a write set: %s",
-		    dsm__strerror(err));
+		     dsm__strerror(err));
 	if (out->failed) {
 		dsm__wbuf_reset(&failure);
 		err = dsm__pack_failure(&failure, &out->failure);
 		m.failures = (struct dsm_array){failure.ptr, 1};
 		m.texts = (struct dsm_blob){(const uint8_t *)out->text,
-		    out->failure.text_len};
+		                            out->failure.text_len};
 	}
 	sl.counters.chunks++;
 	dsm__wbuf_reset(&counters);
 	if (err == DSM_OK)
 		err = dsm__counters_pack(&counters, &sl.counters);
-	m.counters =
-	    (struct dsm_blob){counters.ptr, (uint32_t)counters.len};
+	m.counters = (struct dsm_blob){counters.ptr, (uint32_t)counters.len};
 	dsm__wbuf_reset(&sl.done);
 	if (err == DSM_OK)
 		err = dsm__encode_done(&sl.done, &m);
 	if (err != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot encode DONE: %s",
-		    dsm__strerror(err));
+		     dsm__strerror(err));
 	iov = (struct iovec){sl.done.ptr, sl.done.len};
 	err = dsm__conn_send(sl.control, DSM_MSG_DONE, 0, 0, &iov, 1);
 	if (err == DSM_OK)
@@ -225,16 +224,17 @@ static void
 exec(const struct dsm_msg_exec *x)
 {
 	struct outcome out = {0};
-	int isolate = sl.run.mode == DSM_MODE_TASKS ||
-	    (sl.run.flags & DSM_RUN_ISOLATE);
+	int isolate =
+	    sl.run.mode == DSM_MODE_TASKS || (sl.run.flags & DSM_RUN_ISOLATE);
 	uint64_t faults = kernel_faults();
 
 	if (x->run != sl.run.run || x->hi <= x->lo || x->lo < sl.run.begin ||
 	    x->hi > sl.run.end)
-		stop(SLOT_EXIT_PROTO, "EXEC of tasks %llu-%llu of run %llu, "
-		    "which is not what RUN announced",
-		    (unsigned long long)x->lo, (unsigned long long)x->hi,
-		    (unsigned long long)x->run);
+		stop(SLOT_EXIT_PROTO,
+		     "EXEC of tasks %llu-%llu of run %llu, "
+		     "which is not what RUN announced",
+		     (unsigned long long)x->lo, (unsigned long long)x->hi,
+		     (unsigned long long)x->run);
 	atomic_store(&sl.ctl->attempt, x->attempt);
 	writeset_begin(x->attempt);
 	if (isolate) {
@@ -268,7 +268,7 @@ find_task_page(uint64_t addr)
 	space_open(r, addr);
 	if (!space_arm_own(addr))
 		stop(SLOT_EXIT_SETUP, "cannot open the task page: %s",
-		    strerror(errno));
+		     strerror(errno));
 	sl.page = (struct taskrt_task_page *)addr;
 	writeset_private(PRIVATE_PAGE, addr, addr + sizeof(*sl.page));
 }
@@ -282,8 +282,8 @@ set_arena(void)
 		return;
 	/* The last quarter of the heap's addresses, cut among the slots. */
 	each = size / 4 / N_ARENAS & ~DSM_PAGE_MASK;
-	sl.arena_next = space_heap_base() + size / 4 * 3 +
-	    (sl.number % N_ARENAS) * each;
+	sl.arena_next =
+	    space_heap_base() + size / 4 * 3 + (sl.number % N_ARENAS) * each;
 	sl.arena_end = sl.arena_next + each;
 	if (atomic_load(&sl.ctl->arena_end) != 0) {
 		sl.arena_next = atomic_load(&sl.ctl->arena_next);
@@ -306,7 +306,7 @@ take_run(const struct dsm_frame *f)
 		if (err != DSM_OK)
 			stop(err == DSM_EINVAL ? SLOT_EXIT_COLLIDES
 			                       : SLOT_EXIT_SETUP,
-			    "%s", e.text);
+			     "%s", e.text);
 	}
 	sl.run = m;
 	sl.run.name = (struct dsm_str){0};
@@ -341,8 +341,9 @@ serve(void)
 		struct dsm_msg_exec x;
 		/* A worker is never silent for a day while it lives: its end
 		 * closes the stream. */
-		int err = dsm__conn_recv_wait(sl.control,
-		    dsm__deadline_ms(86400000), SPIN_WORK_NS, &f, NULL);
+		int err =
+		    dsm__conn_recv_wait(sl.control, dsm__deadline_ms(86400000),
+		                        SPIN_WORK_NS, &f, NULL);
 
 		if (err == DSM_ETIMEDOUT)
 			continue;
@@ -350,7 +351,7 @@ serve(void)
 			stop(SLOT_EXIT_OK, NULL);
 		if (err != DSM_OK)
 			stop(SLOT_EXIT_PROTO, "control stream: %s",
-			    dsm__strerror(err));
+			     dsm__strerror(err));
 		switch (f.type) {
 		case DSM_MSG_RUN:
 			take_run(&f);
@@ -365,7 +366,7 @@ serve(void)
 			break;
 		default:
 			stop(SLOT_EXIT_PROTO, "unexpected %s from the worker",
-			    dsm__msg_name(f.type));
+			     dsm__msg_name(f.type));
 		}
 	}
 }
@@ -377,7 +378,7 @@ connect_links(void)
 	    sl.embedded ? &dsm__shm_ops : &dsm__tcp_ops;
 
 	if (dsm__conn_create(&dsm__shm_ops, SLOT_FD_CONTROL, MAX_CONTROL,
-	        &sl.control) != DSM_OK ||
+	                     &sl.control) != DSM_OK ||
 	    dsm__conn_create(data, SLOT_FD_DATA, MAX_CONTROL, &sl.data) !=
 	        DSM_OK)
 		stop(SLOT_EXIT_SETUP, "no memory for the connections");
@@ -396,12 +397,12 @@ slot_main(void *arg)
 	(void)arg;
 	if (zone_leave_kernel_mappings() != 0)
 		stop(SLOT_EXIT_SETUP, "cannot read /proc/self/maps: %s",
-		    strerror(errno));
+		     strerror(errno));
 	states = zone_reserve(DSM_IMAGE_STATES);
 	if (dsm__image_open(&sl.image, SLOT_FD_PAGES, SLOT_FD_STATES, states) !=
 	    DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot map the image's states: %s",
-		    strerror(errno));
+		     strerror(errno));
 	connect_links();
 	if (sl.embedded) {
 		space.heap_fd = SLOT_FD_HEAP;
@@ -420,18 +421,18 @@ slot_main(void *arg)
 	fetch_init(&fetch);
 	ws.data = sl.data;
 	ws.counters = &sl.counters;
-	ws.allow_lz4 = !sl.embedded &&
-	    strncmp(dsm__conn_peer(sl.data), "127.", 4) != 0;
+	ws.allow_lz4 =
+	    !sl.embedded && strncmp(dsm__conn_peer(sl.data), "127.", 4) != 0;
 	writeset_init(&ws);
 	task.ctl = sl.ctl;
 	task.counters = &sl.counters;
 	task.slot_tp = arch_get_tp();
 	if (task_init(&task, TASK_STACK) != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot make the task's stack: %s",
-		    strerror(errno));
+		     strerror(errno));
 	if (syscalls_init() != 0 && errno != EINVAL)
 		stop(SLOT_EXIT_SETUP, "syscall user dispatch: %s",
-		    strerror(errno));
+		     strerror(errno));
 	serve();
 }
 
@@ -457,10 +458,10 @@ main(int argc, char **argv)
 	sl.embedded = strcmp(argv[3], "shm") == 0;
 	ctl = zone_reserve(DSM_PAGE);
 	sl.ctl = mmap(ctl, DSM_PAGE, PROT_READ | PROT_WRITE,
-	    MAP_SHARED | MAP_FIXED_NOREPLACE, SLOT_FD_CTL, 0);
+	              MAP_SHARED | MAP_FIXED_NOREPLACE, SLOT_FD_CTL, 0);
 	if (sl.ctl == MAP_FAILED) {
 		fprintf(stderr, "taskrt-slot: control page: %s\n",
-		    strerror(errno));
+		        strerror(errno));
 		return SLOT_EXIT_SETUP;
 	}
 	stack = zone_stack(MAIN_STACK, DSM_PAGE);

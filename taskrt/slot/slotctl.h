@@ -38,8 +38,8 @@ enum {
 
 enum slot_state {
 	SLOT_IDLE = 0,
-	SLOT_RUNNING,  /* client code runs: `current` says which task */
-	SLOT_PACKING,  /* diff, send */
+	SLOT_RUNNING, /* client code runs: `current` says which task */
+	SLOT_PACKING, /* diff, send */
 };
 
 struct slot_ctl {
@@ -47,12 +47,13 @@ struct slot_ctl {
 	_Atomic uint32_t fetching; /* 1 while claim_off/claim_n are claimed */
 	_Atomic uint64_t attempt;  /* being run */
 	_Atomic uint64_t current;  /* task or iteration running now */
-	_Atomic uint64_t claim_off[2]; /* image claims in flight: demand, ahead */
+	_Atomic uint64_t
+	    claim_off[2]; /* image claims in flight: demand, ahead */
 	_Atomic uint64_t claim_n[2];
 	/* What is left of the slot's arena; outlives the process, since blocks
 	 * of earlier tasks stay where they are. Both 0: all of it. */
 	_Atomic uint64_t arena_next, arena_end;
-	char message[256];         /* why SLOT_EXIT_SETUP */
+	char message[256]; /* why SLOT_EXIT_SETUP */
 };
 
 #endif

@@ -52,8 +52,7 @@ open_uffd(void)
 	    .api = UFFD_API,
 	    .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MISSING_SHMEM,
 	};
-	int fd =
-	    (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
 
 	if (fd < 0)
 		return -1;
@@ -75,7 +74,7 @@ space_init(const struct space_params *p, struct dsm_error *e)
 	err = dsm__pagemap_init(&sp.pagemap, 1);
 	if (err != DSM_OK)
 		return dsm__fail(e, err, "cannot open /proc/self/pagemap: %s",
-		    strerror(errno));
+		                 strerror(errno));
 	sp.blocks = zone_map(MAX_BLOCKS * sizeof(*sp.blocks));
 	if (sp.blocks == NULL)
 		return dsm__fail(e, DSM_ENOMEM, "no memory for the slot");
@@ -105,7 +104,8 @@ map_range(struct space_range *r, struct dsm_error *e)
 	uint64_t off = r->r.image_off;
 
 	if (r->r.start < zone_end() && r->r.end > zone_start())
-		return dsm__fail(e, DSM_EINVAL,
+		return dsm__fail(
+		    e, DSM_EINVAL,
 		    "the program's range %llx-%llx overlaps the slot at "
 		    "%llx-%llx",
 		    (unsigned long long)r->r.start,
@@ -119,13 +119,15 @@ map_range(struct space_range *r, struct dsm_error *e)
 		off = 0;
 	}
 	p = mmap(at, len, base_prot(r),
-	    MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, (off_t)off);
+	         MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd,
+	         (off_t)off);
 	if (p != at) {
 		int saved = errno;
 
 		if (p != MAP_FAILED)
 			munmap(p, len);
-		return dsm__fail(e, saved == EEXIST ? DSM_EINVAL : DSM_ENOMEM,
+		return dsm__fail(
+		    e, saved == EEXIST ? DSM_EINVAL : DSM_ENOMEM,
 		    "cannot reserve the program's range %llx-%llx: %s",
 		    (unsigned long long)r->r.start,
 		    (unsigned long long)r->r.end, strerror(saved));
@@ -137,8 +139,8 @@ map_range(struct space_range *r, struct dsm_error *e)
 		};
 
 		if (ioctl(sp.uffd, UFFDIO_REGISTER, &reg) != 0)
-			return dsm__fail(e, DSM_ESYS,
-			    "userfaultfd register %llx-%llx: %s",
+			return dsm__fail(
+			    e, DSM_ESYS, "userfaultfd register %llx-%llx: %s",
 			    (unsigned long long)r->r.start,
 			    (unsigned long long)r->r.end, strerror(errno));
 	}
@@ -166,8 +168,8 @@ static int
 same_range(const struct dsm_rec_range *a, const struct dsm_rec_range *b)
 {
 	return a->start == b->start && a->end == b->end &&
-	    a->image_off == b->image_off && a->prot == b->prot &&
-	    a->kind == b->kind;
+	       a->image_off == b->image_off && a->prot == b->prot &&
+	       a->kind == b->kind;
 }
 
 /* Both tables ascend: one walk finds what is gone, what stays, what is new. */
@@ -221,7 +223,8 @@ space_set(const struct dsm_array *ranges, struct dsm_error *e)
 		    r->end - r->start > DSM_IMAGE_SIZE - r->image_off) {
 			free(to);
 			return dsm__fail(e, DSM_EPROTO,
-			    "range %u of the table is malformed", i);
+			                 "range %u of the table is malformed",
+			                 i);
 		}
 		last_end = r->end;
 	}
@@ -299,7 +302,7 @@ close_all(void)
 
 		if (!r->present)
 			mprotect((void *)r->r.start, r->r.end - r->r.start,
-			    PROT_NONE);
+			         PROT_NONE);
 	}
 	sp.n_opened = 0;
 	if (sp.own_page != 0)
@@ -377,11 +380,10 @@ arm_range(struct space_range *r)
 	r->all_armed = 1;
 	if (sp.n_blocks == MAX_BLOCKS)
 		return 0;
-	sp.blocks[sp.n_blocks++] =
-	    (struct block){r->r.start, r->r.end, 0};
+	sp.blocks[sp.n_blocks++] = (struct block){r->r.start, r->r.end, 0};
 	if (sp.uffd >= 0 || r->present)
 		return mprotect((void *)r->r.start, r->r.end - r->r.start,
-		           (int)r->r.prot) == 0;
+		                (int)r->r.prot) == 0;
 	return 1;
 }
 
@@ -517,7 +519,7 @@ sort_blocks(void)
 	for (size_t i = 1; i < sp.n_blocks; i++) {
 		if (sp.blocks[i - 1].start > sp.blocks[i].start) {
 			qsort(sp.blocks, sp.n_blocks, sizeof(*sp.blocks),
-			    by_start);
+			      by_start);
 			return;
 		}
 	}
@@ -525,7 +527,7 @@ sort_blocks(void)
 
 int
 space_collect(int (*cb)(void *, struct space_range *, uint64_t, uint64_t),
-    void *arg)
+              void *arg)
 {
 	struct walk w = {.cb = cb, .arg = arg, .err = DSM_OK};
 	size_t kept = 0;
@@ -538,7 +540,8 @@ space_collect(int (*cb)(void *, struct space_range *, uint64_t, uint64_t),
 		w.r = space_find(b.start);
 		w.n_pages = 0;
 		err = dsm__pagemap_private(&sp.pagemap, b.start,
-		    (b.end - b.start) / DSM_PAGE, private_run, &w);
+		                           (b.end - b.start) / DSM_PAGE,
+		                           private_run, &w);
 		if (err != DSM_OK && w.err == DSM_OK)
 			w.err = err;
 		b.idle = w.n_pages > 0 ? 0 : b.idle + 1;

@@ -67,10 +67,10 @@ int space_arm_own(uint64_t addr);
  * (pages are dropped all the same) and is returned.
  */
 int space_collect(int (*cb)(void *arg, struct space_range *r, uint64_t start,
-                      uint64_t n_pages),
-    void *arg);
+                            uint64_t n_pages),
+                  void *arg);
 /* Twin bytes of pages of one range: what the image (or heap) holds. */
 int space_read_twin(struct space_range *r, uint64_t addr, void *buf,
-    size_t len);
+                    size_t len);
 
 #endif

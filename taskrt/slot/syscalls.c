@@ -26,7 +26,7 @@ int
 syscalls_init(void)
 {
 	return prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON,
-	    __executable_start, etext - __executable_start, &selector);
+	             __executable_start, etext - __executable_start, &selector);
 }
 
 /* How a call is treated. */
@@ -46,9 +46,9 @@ struct entry {
 	unsigned arg, size;
 };
 
-#define CALL(name, ...)                                                        \
-	{                                                                      \
-		SYS_##name, #name, __VA_ARGS__                                 \
+#define CALL(name, ...)                        \
+	{                                      \
+		SYS_##name, #name, __VA_ARGS__ \
 	}
 
 static const struct entry table[] = {
@@ -115,7 +115,7 @@ look_up(int nr)
 
 static int
 forbidden(struct fault_failure *f, const ucontext_t *uc, uint32_t kind,
-    uint32_t signal, const char *text)
+          uint32_t signal, const char *text)
 {
 	f->kind = kind;
 	f->signal = signal;
@@ -129,8 +129,8 @@ static int64_t
 carry_out(const ucontext_t *uc, int nr)
 {
 	long ret = syscall(nr, arch_syscall_arg(uc, 0), arch_syscall_arg(uc, 1),
-	    arch_syscall_arg(uc, 2), arch_syscall_arg(uc, 3),
-	    arch_syscall_arg(uc, 4), arch_syscall_arg(uc, 5));
+	                   arch_syscall_arg(uc, 2), arch_syscall_arg(uc, 3),
+	                   arch_syscall_arg(uc, 4), arch_syscall_arg(uc, 5));
 
 	return ret == -1 ? -errno : ret;
 }
@@ -217,7 +217,8 @@ task_futex(ucontext_t *uc, struct fault_failure *f)
 		arch_syscall_return(uc, -ETIMEDOUT);
 		return FAULT_NONE;
 	}
-	return forbidden(f, uc, DSM_FAIL_FORBIDDEN, 0,
+	return forbidden(
+	    f, uc, DSM_FAIL_FORBIDDEN, 0,
 	    "waits for a lock or condition that no one in the task can "
 	    "release");
 }
@@ -234,7 +235,7 @@ is_abort(const ucontext_t *uc, int nr)
 
 int
 syscalls_handle(ucontext_t *uc, const siginfo_t *si,
-    struct fault_failure *failure)
+                struct fault_failure *failure)
 {
 	int nr = si->si_syscall;
 	const struct entry *e = look_up(nr);
@@ -243,7 +244,7 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si,
 
 	if (is_abort(uc, nr))
 		return forbidden(failure, uc, DSM_FAIL_CRASH, SIGABRT,
-		    "abort() was called");
+		                 "abort() was called");
 	if (nr == SYS_futex)
 		return task_futex(uc, failure);
 	if (stdio_call(uc, nr))
@@ -272,13 +273,13 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si,
 	}
 	if (nr == SYS_exit_group || nr == SYS_exit)
 		snprintf(text, sizeof(text),
-		    "exit is not allowed in a task (status %d)",
-		    (int)arch_syscall_arg(uc, 0));
+		         "exit is not allowed in a task (status %d)",
+		         (int)arch_syscall_arg(uc, 0));
 	else if (e != NULL)
 		snprintf(text, sizeof(text), "%s() is not allowed in a task",
-		    e->name);
+		         e->name);
 	else
 		snprintf(text, sizeof(text),
-		    "system call %d is not allowed in a task", nr);
+		         "system call %d is not allowed in a task", nr);
 	return forbidden(failure, uc, DSM_FAIL_FORBIDDEN, 0, text);
 }

@@ -19,6 +19,6 @@ int syscalls_init(void);
 /* A caught call: FAULT_NONE (done, result set) or FAULT_FAILED (failure
  * filled in). */
 int syscalls_handle(ucontext_t *uc, const siginfo_t *si,
-    struct fault_failure *failure);
+                    struct fault_failure *failure);
 
 #endif

@@ -50,7 +50,7 @@ static void
 show(uint64_t current)
 {
 	atomic_store_explicit(&tk.p.ctl->current, current,
-	    memory_order_relaxed);
+	                      memory_order_relaxed);
 }
 
 /*
@@ -85,7 +85,7 @@ client_side(void *arg)
 	default:
 		show(lo);
 		((void (*)(size_t, size_t, void *))tk.run.fn)(lo, hi,
-		    (void *)ctx);
+		                                              (void *)ctx);
 		break;
 	}
 	arch_set_tp(tk.p.slot_tp);
@@ -101,10 +101,10 @@ task_call(uint64_t lo, uint64_t hi)
 	tk.hi = hi;
 	show(lo);
 	atomic_store_explicit(&tk.p.ctl->state, SLOT_RUNNING,
-	    memory_order_release);
+	                      memory_order_release);
 	end = arch_call(tk.stack + tk.stack_size, client_side, NULL);
 	atomic_store_explicit(&tk.p.ctl->state, SLOT_PACKING,
-	    memory_order_release);
+	                      memory_order_release);
 	arch_reset_fp();
 	tk.p.counters->exec_ns += dsm__now() - start;
 	return (enum fault_end)end;

@@ -14,7 +14,8 @@
 struct taskrt_task_page {
 	uint32_t in_task;     /* slot: 1 */
 	uint32_t arena_ready; /* slot: 0; set by the task's first malloc */
-	uint64_t arena_base;  /* slot: this task's part of the heap's arena area */
+	uint64_t
+	    arena_base; /* slot: this task's part of the heap's arena area */
 	uint64_t arena_size;
 	/* task, after each call of its allocator: blocks alive; bytes from
 	 * arena_base that hold blocks, and where metadata begin (they grow

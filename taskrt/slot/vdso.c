@@ -39,19 +39,18 @@ load(uint8_t *image, size_t len, uint64_t off, void *to, size_t size)
 
 static int
 section(uint8_t *image, size_t len, const Elf64_Ehdr *eh, unsigned type,
-    Elf64_Shdr *sh)
+        Elf64_Shdr *sh)
 {
 	for (unsigned i = 0; i < eh->e_shnum; i++)
 		if (load(image, len, eh->e_shoff + (uint64_t)i * sizeof(*sh),
-		        sh, sizeof(*sh)) &&
+		         sh, sizeof(*sh)) &&
 		    sh->sh_type == type)
 			return 1;
 	return 0;
 }
 
 static unsigned
-patch_symbol(uint8_t *image, size_t len, const Elf64_Sym *sym,
-    const char *name)
+patch_symbol(uint8_t *image, size_t len, const Elf64_Sym *sym, const char *name)
 {
 	uint8_t stub[ARCH_STUB_MAX];
 
@@ -85,8 +84,9 @@ vdso_patch(uint8_t *image, size_t len)
 		return 0;
 	if (!section(image, len, &eh, SHT_DYNSYM, &syms) ||
 	    syms.sh_link >= eh.e_shnum ||
-	    !load(image, len, eh.e_shoff + (uint64_t)syms.sh_link * sizeof(strs),
-	        &strs, sizeof(strs)))
+	    !load(image, len,
+	          eh.e_shoff + (uint64_t)syms.sh_link * sizeof(strs), &strs,
+	          sizeof(strs)))
 		return 0;
 	names = part(image, len, strs.sh_offset, strs.sh_size);
 	/* Names must end inside their section. */
@@ -97,11 +97,11 @@ vdso_patch(uint8_t *image, size_t len)
 		Elf64_Sym sym;
 
 		if (!load(image, len, syms.sh_offset + i * sizeof(sym), &sym,
-		        sizeof(sym)))
+		          sizeof(sym)))
 			break;
 		if (sym.st_name < strs.sh_size)
-			patched += patch_symbol(image, len, &sym,
-			    names + sym.st_name);
+			patched +=
+			    patch_symbol(image, len, &sym, names + sym.st_name);
 	}
 	return patched;
 }

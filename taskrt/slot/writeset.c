@@ -19,9 +19,9 @@ static struct {
 		uint64_t start, end;
 	} private[N_PRIVATE];
 	uint64_t run, attempt;
-	uint32_t part;       /* parts sent */
-	uint64_t n_bytes;    /* changed bytes of the attempt */
-	uint64_t stage_used; /* bytes of the staging file in this run */
+	uint32_t part;              /* parts sent */
+	uint64_t n_bytes;           /* changed bytes of the attempt */
+	uint64_t stage_used;        /* bytes of the staging file in this run */
 	struct dsm_wbuf mask, data; /* the pair being filled */
 	struct dsm_wbuf packed;     /* squeezed pairs of the part */
 	struct dsm_wbuf masks;      /* of the whole attempt, raw, by task */
@@ -75,7 +75,7 @@ stage(const struct dsm_wbuf *b)
 
 	while (done < b->len) {
 		ssize_t n = pwrite(ws.p.stage_fd, b->ptr + done, b->len - done,
-		    (off_t)(ws.stage_used + done));
+		                   (off_t)(ws.stage_used + done));
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -97,10 +97,10 @@ close_pair(void)
 	err = dsm__wbuf_put(&ws.masks, ws.mask.ptr, ws.mask.len);
 	if (err == DSM_OK)
 		err = dsm__squeeze(&ws.packed, ws.mask.ptr, ws.mask.len,
-		    ws.p.allow_lz4);
+		                   ws.p.allow_lz4);
 	if (err == DSM_OK)
 		err = dsm__squeeze(&ws.packed, ws.data.ptr, ws.data.len,
-		    ws.p.allow_lz4);
+		                   ws.p.allow_lz4);
 	dsm__wbuf_reset(&ws.mask);
 	dsm__wbuf_reset(&ws.data);
 	return err;
@@ -127,8 +127,8 @@ send_part(int last)
 		m.staged_len = ws.packed.len;
 		ws.stage_used += (ws.packed.len + 63) & ~UINT64_C(63);
 	} else {
-		m.packed = (struct dsm_blob){ws.packed.ptr,
-		    (uint32_t)ws.packed.len};
+		m.packed =
+		    (struct dsm_blob){ws.packed.ptr, (uint32_t)ws.packed.len};
 	}
 	ws.p.counters->bytes_sent += ws.packed.len;
 	dsm__wbuf_reset(&ws.frame);
@@ -149,15 +149,15 @@ clip(uint64_t addr, uint64_t start, uint64_t end, unsigned *lo, unsigned *hi)
 	if (start >= addr + DSM_PAGE || end <= addr)
 		return;
 	*lo = start > addr ? (unsigned)(start - addr) : 0;
-	*hi = end < addr + DSM_PAGE ? (unsigned)(end - addr)
-	                            : (unsigned)DSM_PAGE;
+	*hi =
+	    end < addr + DSM_PAGE ? (unsigned)(end - addr) : (unsigned)DSM_PAGE;
 }
 
 /* The bytes of the page at addr that are private. The spans are far apart: a
  * page meets at most one of them. */
 static void
 skip_range(const struct space_range *r, uint64_t addr, unsigned *lo,
-    unsigned *hi)
+           unsigned *hi)
 {
 	*lo = *hi = 0;
 	for (unsigned i = 0; i < N_PRIVATE; i++)
@@ -199,8 +199,8 @@ diff_pages(void *arg, struct space_range *r, uint64_t start, uint64_t n_pages)
 	if (!committed(r))
 		return DSM_OK;
 	while (n_pages > 0) {
-		uint32_t n = n_pages < TWIN_PAGES ? (uint32_t)n_pages
-		                                  : TWIN_PAGES;
+		uint32_t n =
+		    n_pages < TWIN_PAGES ? (uint32_t)n_pages : TWIN_PAGES;
 		int err = space_read_twin(r, start, ws.twin, n * DSM_PAGE);
 
 		if (err != DSM_OK)
@@ -213,9 +213,9 @@ diff_pages(void *arg, struct space_range *r, uint64_t start, uint64_t n_pages)
 			skip_range(r, addr, &lo, &hi);
 			if (hi - lo == DSM_PAGE)
 				continue;
-			err = dsm__packdiff_page(&ws.mask, &ws.data, addr,
-			    (const void *)addr, ws.twin + i * DSM_PAGE, lo, hi,
-			    &changed);
+			err = dsm__packdiff_page(
+			    &ws.mask, &ws.data, addr, (const void *)addr,
+			    ws.twin + i * DSM_PAGE, lo, hi, &changed);
 			if (err != DSM_OK)
 				return err;
 			if (changed > 0) {
@@ -269,7 +269,7 @@ writeset_discard(void)
 
 int
 writeset_finish(uint64_t *n_bytes_p, struct dsm_array *sets_p,
-    struct dsm_blob *masks_p)
+                struct dsm_blob *masks_p)
 {
 	int err = DSM_OK;
 
@@ -278,7 +278,7 @@ writeset_finish(uint64_t *n_bytes_p, struct dsm_array *sets_p,
 	dsm__wbuf_reset(&ws.squeezed);
 	if (err == DSM_OK)
 		err = dsm__squeeze(&ws.squeezed, ws.masks.ptr, ws.masks.len,
-		    ws.p.allow_lz4);
+		                   ws.p.allow_lz4);
 	*n_bytes_p = ws.n_bytes;
 	*sets_p = (struct dsm_array){ws.sets.ptr, ws.n_sets};
 	*masks_p =

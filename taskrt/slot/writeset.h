@@ -32,7 +32,7 @@ enum writeset_private {
 	N_PRIVATE,
 };
 void writeset_private(enum writeset_private which, uint64_t start,
-    uint64_t end);
+                      uint64_t end);
 /* A new run: the staging file can be used from its start again. */
 void writeset_new_run(uint64_t run);
 
@@ -43,6 +43,6 @@ int writeset_discard(void);
  * What DONE needs: squeezed masks, packed tasksets. Valid until the next begin.
  */
 int writeset_finish(uint64_t *n_bytes_p, struct dsm_array *sets_p,
-    struct dsm_blob *masks_p);
+                    struct dsm_blob *masks_p);
 
 #endif

@@ -57,8 +57,9 @@ zone_map(uint64_t len)
 	if (at == NULL)
 		return NULL;
 	p = mmap(at, dsm__page_up(len), PROT_READ | PROT_WRITE,
-	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
-	    -1, 0);
+	         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+	             MAP_FIXED_NOREPLACE,
+	         -1, 0);
 	return p == at ? p : NULL;
 }
 

@@ -37,11 +37,11 @@ enum taskrt_status {
 	TASKRT_OK = 0,
 	TASKRT_EINVAL = -1,
 	TASKRT_ENOMEM = -2,
-	TASKRT_ECONN = -3,      /* no coordinator or worker; all tasks lost */
+	TASKRT_ECONN = -3, /* no coordinator or worker; all tasks lost */
 	TASKRT_ETIMEDOUT = -4,
 	TASKRT_EAUTH = -5,
-	TASKRT_ERACE = -32,     /* two tasks wrote the same byte */
-	TASKRT_ETASK = -33,     /* a task failed */
+	TASKRT_ERACE = -32, /* two tasks wrote the same byte */
+	TASKRT_ETASK = -33, /* a task failed */
 	TASKRT_ECANCELED = -34,
 };
 
@@ -61,8 +61,8 @@ struct taskrt_task {
 
 /* Zero means default. */
 struct taskrt_options {
-	size_t chunk;        /* iterations a slot takes at a time; 0: adaptive */
-	unsigned max_slots;  /* slots used at most; 0: all there are */
+	size_t chunk;       /* iterations a slot takes at a time; 0: adaptive */
+	unsigned max_slots; /* slots used at most; 0: all there are */
 	unsigned timeout_ms; /* per task; 0: none */
 	unsigned retries;    /* of lost tasks; 0: 3 */
 	int keep_partial;    /* commit the tasks that succeeded */
@@ -71,10 +71,10 @@ struct taskrt_options {
 };
 
 struct taskrt_failure {
-	size_t task;  /* index; for loops the iteration, see report */
-	int kind;     /* enum taskrt_kind */
-	int signal;   /* SIGSEGV …, 0 when none */
-	void *addr;   /* that the signal was about, or NULL */
+	size_t task; /* index; for loops the iteration, see report */
+	int kind;    /* enum taskrt_kind */
+	int signal;  /* SIGSEGV …, 0 when none */
+	void *addr;  /* that the signal was about, or NULL */
 	const char *message, *backtrace; /* backtrace may be "" */
 };
 
@@ -101,7 +101,7 @@ struct taskrt_report {
 	const char *message; /* one line for people; "" on success */
 	size_t n_failures;
 	const struct taskrt_failure *failures; /* root causes first */
-	size_t n_races;      /* found; races lists the first 100 */
+	size_t n_races; /* found; races lists the first 100 */
 	const struct taskrt_race *races;
 	struct taskrt_counters counters;
 };
@@ -111,7 +111,7 @@ struct taskrt_report {
  * others. tasks is read during the call only. n == 0 is fine.
  */
 int taskrt_run(const struct taskrt_task *tasks, size_t n,
-    const struct taskrt_options *opt);
+               const struct taskrt_options *opt);
 
 struct taskrt_run;
 /*
@@ -122,7 +122,7 @@ struct taskrt_run;
  * exactly once, also after a failure or cancel.
  */
 int taskrt_start(const struct taskrt_task *tasks, size_t n,
-    const struct taskrt_options *opt, struct taskrt_run **run_p);
+                 const struct taskrt_options *opt, struct taskrt_run **run_p);
 int taskrt_wait(struct taskrt_run *run);
 /* End the run's tasks; taskrt_wait then gives TASKRT_ECANCELED. */
 int taskrt_cancel(struct taskrt_run *run);
@@ -130,11 +130,11 @@ int taskrt_cancel(struct taskrt_run *run);
 /* body(i, ctx) for i in [begin, end). An iteration is a task; those that one
  * slot runs as one chunk are checked for races as one writer. */
 int taskrt_for(size_t begin, size_t end, void (*body)(size_t i, void *ctx),
-    void *ctx, const struct taskrt_options *opt);
+               void *ctx, const struct taskrt_options *opt);
 /* The same, one call a chunk: body(lo, hi, ctx) for parts of [begin, end). */
 int taskrt_for_range(size_t begin, size_t end,
-    void (*body)(size_t lo, size_t hi, void *ctx), void *ctx,
-    const struct taskrt_options *opt);
+                     void (*body)(size_t lo, size_t hi, void *ctx), void *ctx,
+                     const struct taskrt_options *opt);
 
 /* The calling thread's last run. Valid until its next launch or wait. Never
  * NULL: before any run an empty report. */
@@ -149,10 +149,10 @@ const char *taskrt_strerror(int code);
 struct taskrt_config {
 	const char *coordinator; /* HOST:PORT; "" forces embedded mode */
 	const char *token_file;
-	const char *transport;   /* auto, shm, tcp, verbs */
-	unsigned slots;          /* embedded: processes; default: cores */
-	size_t heap_size;        /* bytes of address space; default 256 GiB */
-	unsigned wait_ms;        /* for a coordinator and a first worker; 10 s */
+	const char *transport; /* auto, shm, tcp, verbs */
+	unsigned slots;        /* embedded: processes; default: cores */
+	size_t heap_size;      /* bytes of address space; default 256 GiB */
+	unsigned wait_ms;      /* for a coordinator and a first worker; 10 s */
 };
 /* Optional: connect now, with this configuration. Once; TASKRT_EINVAL when the
  * library is in use already. */

@@ -153,7 +153,7 @@ test_wait_for_a_page_nobody_brings_times_out(void)
 	open_image();
 	MUST_BE(dsm__image_claim(&im, 0, 1, 1, &state), 1);
 	MUST_BE(dsm__image_wait(&im, 0, 0, dsm__deadline_ms(20)),
-	    DSM_ETIMEDOUT);
+	        DSM_ETIMEDOUT);
 	dsm__image_fini(&im);
 }
 
@@ -174,7 +174,7 @@ racer(void *arg)
 			got++;
 			dsm__image_publish(&im, off, 1, page);
 		} else if (dsm__image_wait(&im, off, 1000,
-		               dsm__deadline_ms(20000)) != DSM_OK) {
+		                           dsm__deadline_ms(20000)) != DSM_OK) {
 			return (void *)UINTPTR_MAX;
 		}
 	}
@@ -201,13 +201,12 @@ test_every_page_is_fetched_once_whoever_races_for_it(void)
 	dsm__image_fini(&im);
 }
 
-SUITE(dsm_image_image, "dsm.image",
-    T(test_claim_takes_absent_neighbours_only),
-    T(test_published_pages_are_present_with_their_bytes),
-    T(test_abandoned_pages_can_be_claimed_again),
-    T(test_run_before_counts_present_pages_up_to_a_gap),
-    T(test_dropped_page_is_absent_and_leaves_a_hole),
-    T(test_updated_page_is_present_with_new_bytes),
-    T(test_reclaim_frees_only_claims_of_that_slot),
-    T(test_wait_for_a_page_nobody_brings_times_out),
-    T(test_every_page_is_fetched_once_whoever_races_for_it));
+SUITE(dsm_image_image, "dsm.image", T(test_claim_takes_absent_neighbours_only),
+      T(test_published_pages_are_present_with_their_bytes),
+      T(test_abandoned_pages_can_be_claimed_again),
+      T(test_run_before_counts_present_pages_up_to_a_gap),
+      T(test_dropped_page_is_absent_and_leaves_a_hole),
+      T(test_updated_page_is_present_with_new_bytes),
+      T(test_reclaim_frees_only_claims_of_that_slot),
+      T(test_wait_for_a_page_nobody_brings_times_out),
+      T(test_every_page_is_fetched_once_whoever_races_for_it));

@@ -31,7 +31,7 @@ static void
 test_patched_clock_gettime_works_without_vvar(void)
 {
 	uint8_t *copy = mmap(NULL, VDSO_MAX, PROT_READ | PROT_WRITE | PROT_EXEC,
-	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	const uint8_t *own = (const uint8_t *)getauxval(AT_SYSINFO_EHDR);
 	size_t len = own_vdso(copy);
 	size_t changed = VDSO_MAX;
@@ -82,5 +82,5 @@ test_truncated_or_damaged_images_are_left_without_a_crash(void)
 }
 
 SUITE(taskrt_slot_vdso, "taskrt.slot.vdso",
-    T(test_patched_clock_gettime_works_without_vvar),
-    T(test_truncated_or_damaged_images_are_left_without_a_crash));
+      T(test_patched_clock_gettime_works_without_vvar),
+      T(test_truncated_or_damaged_images_are_left_without_a_crash));
