@@ -52,7 +52,7 @@ SLOT_CFLAGS := $(BASE_FLAGS) -O2 -g -fPIE -fno-stack-protector \
 # libc.a leaves undefined (pulled in with -u, or made _init, which does nothing),
 # crt1.o's shortened GOT accesses (--no-relax).
 crt = $(shell $(CC) -print-file-name=$(1))
-SLOT_LDFLAGS := -static -no-pie -pthread -nostartfiles \
+SLOT_LDFLAGS := -static -pthread -nostartfiles \
 	-Wl,--no-relax,--eh-frame-hdr \
 	-Wl,-u,__pthread_unwind,-u,__call_tls_dtors \
 	-Wl,--defsym=__pthread_initialize_minimal=_init

@@ -11,7 +11,7 @@
 
 #define SLOTS_MAX 4096
 
-static const char *coordinator, *token_file, *shown_name;
+static const char *coordinator, *token_file, *shown_name, *faults;
 static uint64_t n_slots, wait_ms = 30000;
 static int once;
 
@@ -32,6 +32,10 @@ static const struct opt opts[] = {
      "how long to try to join at the start "
      "(default 30)",
      OPT_SECONDS, &wait_ms, 0, 0},
+    {"--faults", NULL, "KIND",
+     "how slots trap missing pages: auto, or segv where userfaultfd is not "
+     "wanted",
+     OPT_TEXT, &faults, 0, 0},
     {"--once", NULL, NULL,
      "end when the coordinator is gone, instead of "
      "joining again",
@@ -94,6 +98,7 @@ work(struct dsm_loop *loop, struct uplink *up)
 	    .up = uplink_link(up),
 	    .heap_fd = -1,
 	    .relay = coordinator,
+	    .force_segv = faults != NULL && strcmp(faults, "segv") == 0,
 	};
 	struct dsm_error e = {0};
 	struct worker *w;
@@ -122,6 +127,9 @@ main(int argc, char **argv)
 	status = check_coordinator();
 	if (status != 0)
 		return status;
+	if (faults != NULL && strcmp(faults, "auto") != 0 &&
+	    strcmp(faults, "segv") != 0)
+		return opt_wrong(&command, "--faults is auto or segv");
 	if (n_slots == 0)
 		n_slots = count_cpus();
 	p = (struct uplink_params){coordinator, shown_name, wait_ms, once};

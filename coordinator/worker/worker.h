@@ -48,6 +48,7 @@ struct worker_params {
 	int heap_fd; /* embedded: client heap memfd, else -1 */
 	uint64_t heap_base, heap_size; /* embedded */
 	const char *relay;   /* HOST:PORT of the coordinator, NULL: none */
+	int force_segv;      /* fault back-end segv though uffd works */
 	uint64_t connect_ms; /* for dialling a client, then the relay; 0: 5 s */
 	/* Program of slots, linked at address `variant` (0, 1); NULL: those
 	 * that are built in. */

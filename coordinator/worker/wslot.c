@@ -124,6 +124,7 @@ open_ctl(struct wslot *s)
 	for (int i = 0; i < 2; i++)
 		atomic_store(&s->ctl->claim_n[i], 0);
 	s->ctl->message[0] = '\0';
+	s->ctl->force_segv = (uint32_t)s->ss->w->p.force_segv;
 	return DSM_OK;
 }
 
@@ -453,13 +454,15 @@ judge_our_kill(const struct wslot *s, struct fate *f, uint64_t task, int runs)
 }
 
 static void
-judge_signal(struct fate *f, int sig, uint64_t task, int runs)
+judge_signal(const struct wslot *s, struct fate *f, int sig, uint64_t task,
+             int runs)
 {
 	if (!runs || sig == SIGKILL) {
 		/* Not the task's doing: the system's memory was short, say. */
 		f->bad_start = !runs;
-		say(f, "slot was killed by signal %d (%s)", sig,
-		    strsignal(sig));
+		say(f, "slot was killed by signal %d (%s)%s%s", sig,
+		    strsignal(sig), *slot_message(s) != '\0' ? ": " : "",
+		    slot_message(s));
 		return;
 	}
 	f->fails = DSM_FAIL_CRASH;
@@ -536,7 +539,7 @@ judge_end(const struct wslot *s, int status, struct fate *f)
 	    s->kill_why != KILL_NOT && s->kill_why != KILL_CLOSED)
 		judge_our_kill(s, f, task, runs);
 	else if (WIFSIGNALED(status))
-		judge_signal(f, WTERMSIG(status), task, runs);
+		judge_signal(s, f, WTERMSIG(status), task, runs);
 	else
 		judge_exit(s, f, WEXITSTATUS(status), task, runs);
 }

@@ -442,8 +442,11 @@ static int
 add_line(struct dsm_map *m, const struct dsm_mapline *l, uint64_t from)
 {
 	struct entry e = {
-	    .r = {l->start < from ? from : l->start, l->end, 0, l->prot,
-	          dsm__map_classify(l->path, l->prot, l->shared, m->exe)},
+	    .r = {.start = l->start < from ? from : l->start,
+	          .end = l->end,
+	          .prot = l->prot,
+	          .kind =
+	              dsm__map_classify(l->path, l->prot, l->shared, m->exe)},
 	};
 
 	if (e.r.kind == 0 || e.r.start >= e.r.end)
@@ -462,8 +465,10 @@ add_heap(struct dsm_map *m)
 	struct span span = {m->heap_start, m->heap_end, 0};
 	const struct spans cut = {&span, 1, 1};
 	struct entry heap = {
-	    .r = {m->heap_start, m->heap_end, 0, PROT_READ | PROT_WRITE,
-	          DSM_RANGE_HEAP},
+	    .r = {.start = m->heap_start,
+	          .end = m->heap_end,
+	          .prot = PROT_READ | PROT_WRITE,
+	          .kind = DSM_RANGE_HEAP},
 	};
 	struct entries swap;
 	int err = DSM_OK, placed = 0;

@@ -35,7 +35,7 @@ sparse_file(const char *name, uint64_t size, int *fd_p, struct dsm_error *e)
 int
 dsm__image_create(struct dsm_image *im, struct dsm_error *e)
 {
-	int pages_fd, states_fd;
+	int pages_fd = -1, states_fd = -1;
 	int err;
 
 	err = sparse_file("taskrt-image", DSM_IMAGE_SIZE, &pages_fd, e);

@@ -82,15 +82,24 @@ is_host_port(const char *text)
 	return parse_number(colon + 1, 65535, &port) == DSM_OK && port > 0;
 }
 
+/* Into room for cap bytes. */
+static int
+copy_text(char *to, size_t cap, const char *text)
+{
+	size_t len = strlen(text);
+
+	if (len >= cap)
+		return DSM_EINVAL;
+	memcpy(to, text, len + 1);
+	return DSM_OK;
+}
+
 static int
 set_coordinator(struct taskrt__config *c, const char *text)
 {
 	if (text[0] != '\0' && !is_host_port(text))
 		return DSM_EINVAL;
-	if (strlen(text) >= sizeof(c->coordinator))
-		return DSM_EINVAL;
-	strcpy(c->coordinator, text);
-	return DSM_OK;
+	return copy_text(c->coordinator, sizeof(c->coordinator), text);
 }
 
 static int
@@ -120,10 +129,7 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 		return set_coordinator(c, text);
 	case TASKRT__SET_TOKEN_FILE:
 		*expected_p = "a file name of less than 4096 bytes";
-		if (strlen(text) >= sizeof(c->token_file))
-			return DSM_EINVAL;
-		strcpy(c->token_file, text);
-		return DSM_OK;
+		return copy_text(c->token_file, sizeof(c->token_file), text);
 	case TASKRT__SET_SLOTS:
 		*expected_p = "a number from 1 to 4096";
 		if (parse_number(text, TASKRT__SLOTS_MAX, &number) != DSM_OK ||
@@ -149,14 +155,18 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 		return DSM_OK;
 	case TASKRT__SET_LOG:
 		*expected_p = "one of error, warn, info, debug, trace";
-		if (dsm__log_level_parse(text, &level) != 0 ||
-		    strlen(text) >= sizeof(c->log))
+		if (dsm__log_level_parse(text, &level) != 0)
 			return DSM_EINVAL;
-		strcpy(c->log, text);
-		return DSM_OK;
+		return copy_text(c->log, sizeof(c->log), text);
 	case TASKRT__SET_WAIT:
 		*expected_p = "a number of seconds";
 		return parse_seconds(text, &c->wait_ms);
+	case TASKRT__SET_FAULTS:
+		*expected_p = "one of auto, segv";
+		if (strcmp(text, "auto") != 0 && strcmp(text, "segv") != 0)
+			return DSM_EINVAL;
+		c->force_segv = text[0] == 's';
+		return DSM_OK;
 	case TASKRT__SET_HEAP_SIZE: /* a number already: load_given */
 	case TASKRT__N_SETTINGS:
 		break;
@@ -361,6 +371,9 @@ taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
 		snprintf(number, sizeof(number), "%g",
 		         (double)c->wait_ms / 1000);
 		text = number;
+		break;
+	case TASKRT__SET_FAULTS:
+		text = c->force_segv ? "segv" : "auto";
 		break;
 	case TASKRT__SET_HEAP_SIZE:
 		snprintf(number, sizeof(number), "%llu",

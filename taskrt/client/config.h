@@ -27,6 +27,8 @@
 	X(LOG, "log", "TASKRT_LOG", "error, warn, info, debug, trace")         \
 	X(WAIT, "wait", "TASKRT_WAIT",                                         \
 	  "seconds to wait for the coordinator and a first worker")            \
+	X(FAULTS, "faults", "TASKRT_FAULTS",                                   \
+	  "auto, segv: how slots without a coordinator trap missing pages")    \
 	X(HEAP_SIZE, "heap_size", NULL, "bytes of address space for dsm_malloc")
 
 enum taskrt__setting {
@@ -57,6 +59,7 @@ struct taskrt__config {
 	char token_file[4096]; /* "": none */
 	unsigned slots;
 	enum taskrt__transport transport;
+	int force_segv;
 	int check_iterations;
 	int stat;
 	char log[16];

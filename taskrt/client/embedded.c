@@ -305,6 +305,7 @@ make_worker(struct embedded *x, struct dsm_error *e)
 	    .heap_base = (uintptr_t)dsm__views_base(s->heap->views),
 	    .heap_size = dsm__views_size(s->heap->views),
 	    .connect_ms = s->config->wait_ms,
+	    .force_segv = s->config->force_segv,
 	};
 
 	return worker_create(s->loop, &params, &x->worker, e);

@@ -298,7 +298,7 @@ listen_beside(struct taskrt__session *s, int fd, char addr[DSM_ADDR_MAX],
 	if (port == NULL)
 		return;
 	*loopback_p = dsm__tcp_is_loopback(local, NULL) == 1;
-	strcpy(port, ":0");
+	memcpy(port, ":0", sizeof(":0"));
 	if (taskrt__listener_start(s, local, addr, &e) != DSM_OK) {
 		log_warn("%s; slots will use the relay", e.text);
 		addr[0] = '\0';

@@ -719,7 +719,7 @@ int
 taskrt__run_whole(const struct taskrt__job *job,
                   const struct taskrt_options *opt)
 {
-	struct taskrt_run *run;
+	struct taskrt_run *run = NULL;
 	int err = taskrt__run_launch(job, opt, &run);
 
 	return err != TASKRT_OK ? err : taskrt_wait(run);
@@ -751,7 +751,7 @@ int
 taskrt_run(const struct taskrt_task *tasks, size_t n,
            const struct taskrt_options *opt)
 {
-	struct taskrt_run *run;
+	struct taskrt_run *run = NULL;
 	int err = launch_tasks(tasks, n, 0, "taskrt_run", opt, &run);
 
 	return err != TASKRT_OK ? err : taskrt_wait(run);
@@ -761,7 +761,7 @@ int
 taskrt_start(const struct taskrt_task *tasks, size_t n,
              const struct taskrt_options *opt, struct taskrt_run **run_p)
 {
-	struct taskrt_run *run;
+	struct taskrt_run *run = NULL;
 
 	if (run_p == NULL)
 		return taskrt__report_fail(TASKRT_EINVAL,

@@ -408,9 +408,7 @@ slot_main(void *arg)
 		space.heap_fd = SLOT_FD_HEAP;
 		ws.stage_fd = SLOT_FD_STAGE;
 	}
-	/* Set by the worker's --fault-backend for tests and old kernels. */
-	space.force_segv = sl.ctl->message[0] == 'S';
-	sl.ctl->message[0] = '\0';
+	space.force_segv = (int)sl.ctl->force_segv;
 	if (space_init(&space, &e) != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "%s", e.text);
 	fetch.image = &sl.image;

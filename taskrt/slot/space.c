@@ -293,6 +293,14 @@ find_block(uint64_t addr)
 	return NULL;
 }
 
+/* [lo, hi) has got another protection: the task page keeps its own. */
+static void
+keep_own(uint64_t lo, uint64_t hi)
+{
+	if (sp.own_page != 0 && sp.own_page >= lo && sp.own_page < hi)
+		mprotect((void *)sp.own_page, DSM_PAGE, PROT_READ | PROT_WRITE);
+}
+
 /* segv: one mprotect a range merges all the mappings that openings split. */
 static void
 close_all(void)
@@ -305,8 +313,7 @@ close_all(void)
 			         PROT_NONE);
 	}
 	sp.n_opened = 0;
-	if (sp.own_page != 0)
-		mprotect((void *)sp.own_page, DSM_PAGE, PROT_READ | PROT_WRITE);
+	keep_own(0, UINT64_MAX);
 }
 
 void
@@ -345,6 +352,7 @@ open_run(struct space_range *r, uint64_t addr, int prot, uint64_t max)
 		if (mprotect((void *)addr, n * DSM_PAGE, prot) != 0)
 			return 0;
 	}
+	keep_own(addr, addr + n * DSM_PAGE);
 	return 1;
 }
 
@@ -500,8 +508,7 @@ disarm(struct block *b, struct space_range *r)
 	mprotect((void *)b->start, b->end - b->start, base_prot(r));
 	if (r->all_armed)
 		r->all_armed = 0;
-	if (sp.own_page >= b->start && sp.own_page < b->end)
-		mprotect((void *)sp.own_page, DSM_PAGE, PROT_READ | PROT_WRITE);
+	keep_own(b->start, b->end);
 }
 
 static int

@@ -40,15 +40,15 @@ enum rule {
 };
 
 struct entry {
-	int nr;
 	const char *name;
+	int nr;
 	enum rule rule;
 	unsigned arg, size;
 };
 
-#define CALL(name, ...)                        \
-	{                                      \
-		SYS_##name, #name, __VA_ARGS__ \
+#define CALL(label, ...)                                       \
+	{                                                      \
+		.name = #label, .nr = SYS_##label, __VA_ARGS__ \
 	}
 
 static const struct entry table[] = {

@@ -4,7 +4,8 @@
  * workers, through the relay and across network namespaces (run by the scripts
  * beside it, which set the environment).
  *
- *   behaviour [NAME…]    all cases, or those whose name contains a NAME
+ *   behaviour [NAME…] [-NAME…]   all cases, or those whose name contains a NAME,
+ *                                without those whose name contains a -NAME
  * One line a case: "  ok NAME" or "  FAIL NAME: why". Exit status 1 if any failed.
  */
 #include <errno.h>
@@ -26,12 +27,12 @@
 static const char *why; /* of the case that runs: NULL while it is fine */
 static char why_text[400];
 
-#define CHECK(cond)                                                            \
-	do {                                                                   \
-		if (!(cond)) {                                                 \
-			fail(__LINE__, #cond);                                 \
-			return;                                                \
-		}                                                              \
+#define CHECK(cond)                            \
+	do {                                   \
+		if (!(cond)) {                 \
+			fail(__LINE__, #cond); \
+			return;                \
+		}                              \
 	} while (0)
 
 static void
@@ -40,12 +41,12 @@ fail(int line, const char *cond)
 	const struct taskrt_report *r = taskrt_report();
 	int n;
 
-	n = snprintf(why_text, sizeof(why_text), "line %d: %s (report: %d %s", line,
-	    cond, r->error, r->message);
+	n = snprintf(why_text, sizeof(why_text), "line %d: %s (report: %d %s",
+	             line, cond, r->error, r->message);
 	if (r->n_failures > 0)
 		snprintf(why_text + n, sizeof(why_text) - (size_t)n,
-		    "; task %zu: %s)", r->failures[0].task,
-		    r->failures[0].message);
+		         "; task %zu: %s)", r->failures[0].task,
+		         r->failures[0].message);
 	why = why_text;
 }
 
@@ -99,7 +100,7 @@ globals_stack_malloc_and_mmap_are_committed(void)
 	int local = 0;
 	int *heap = malloc(sizeof(int));
 	int *mapped = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
-	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct spots s = {&local, heap, mapped};
 	struct taskrt_task t = {write_everywhere, &s};
 
@@ -173,7 +174,8 @@ static void
 two_writers_of_one_byte_are_a_race_and_change_nothing(void)
 {
 	int *p = dsm_calloc(100, sizeof(*p));
-	struct taskrt_task t[2] = {{increment_shared, p}, {increment_shared, p}};
+	struct taskrt_task t[2] = {{increment_shared, p},
+	                           {increment_shared, p}};
 	const struct taskrt_report *r;
 
 	p[50] = 7;
@@ -312,7 +314,7 @@ readonly_body(size_t i, void *ctx)
 	(void)ctx;
 	touch_canary();
 	if (i == 3)
-		*(volatile char *)(uintptr_t)"constant" = 'C';
+		*(volatile char *)(uintptr_t) "constant" = 'C';
 }
 
 static void
@@ -330,13 +332,14 @@ spin_body(size_t i, void *ctx)
 	volatile size_t *forever = ctx;
 
 	touch_canary();
+	/* NOLINTNEXTLINE(bugprone-infinite-loop): the time limit ends it */
 	while (i == 3)
 		(*forever)++;
 }
 
 static void
 one_failure(void (*body)(size_t, void *), int kind, int sig,
-    unsigned timeout_ms)
+            unsigned timeout_ms)
 {
 	static size_t scratch;
 	const struct taskrt_report *r;
@@ -509,7 +512,7 @@ library_calls(size_t i, void *ctx)
 	copy = strdup("abc");
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	snprintf(text[i], sizeof(text[i]), "%s %.3f %.3Lf %g %d", copy, v[0],
-	    ld, strtod("2.5e3", NULL), ts.tv_sec > 0);
+	         ld, strtod("2.5e3", NULL), ts.tv_sec > 0);
 	free(copy);
 	errno = (int)i;
 }
@@ -607,6 +610,7 @@ static void
 blocks_born_in_tasks_survive_the_commit(void)
 {
 	enum { N = 20 };
+	/* NOLINTNEXTLINE(bugprone-sizeof-expression): a table of pointers */
 	struct node **heads = dsm_calloc(N, sizeof(*heads));
 	struct taskrt_options one = {.chunk = 1};
 	size_t seen = 0;
@@ -676,7 +680,7 @@ hundred_thousand_scattered_pages_can_be_written(void)
 	CHECK(taskrt_for(0, 1, write_scattered, p, NULL) == 0);
 	for (uint64_t k = 0; k < 100000; k++)
 		CHECK(p[(k * 7919 % 100003) * 2 * PAGE + 5] ==
-		    (unsigned char)(k | 1));
+		      (unsigned char)(k | 1));
 	dsm_free(p);
 }
 
@@ -699,7 +703,8 @@ four_gigabytes_mostly_untouched_cost_little(void)
 	CHECK(p != NULL);
 	CHECK(taskrt_for(0, 4, poke_corners, p, NULL) == 0);
 	for (size_t i = 0; i < 4; i++)
-		CHECK(p[i << 30] == i + 1 && p[(i << 30) + (1u << 30) - 1] == i + 11);
+		CHECK(p[i << 30] == i + 1 &&
+		      p[(i << 30) + (1u << 30) - 1] == i + 11);
 	CHECK(p[12345678] == 0);
 	CHECK(getrusage(RUSAGE_SELF, &ru) == 0);
 	dsm_free(p);
@@ -828,7 +833,7 @@ memory_mapped_between_runs_is_found(void)
 	for (int round = 0; round < 4; round++) {
 		size_t len = 300 * PAGE;
 		char *m = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		struct node *head = NULL;
 		void *ctx[2];
 
@@ -844,7 +849,8 @@ memory_mapped_between_runs_is_found(void)
 		ctx[1] = sums;
 		CHECK(taskrt_for(0, 4, sum_list, ctx, NULL) == 0);
 		for (size_t i = 0; i < 4; i++)
-			CHECK(sums[i] == 300 * 299 / 2 + 300 * (size_t)round + i);
+			CHECK(sums[i] ==
+			      300 * 299 / 2 + 300 * (size_t)round + i);
 		munmap(m, len);
 	}
 	dsm_free(sums);
@@ -1008,9 +1014,9 @@ static const struct {
 	const char *name;
 	void (*fn)(void);
 } cases[] = {
-#define CASE(fn)                                                               \
-	{                                                                      \
-		#fn, fn                                                        \
+#define CASE(fn)        \
+	{               \
+#fn, fn \
 	}
     CASE(loop_results_are_in_place),
     CASE(globals_stack_malloc_and_mmap_are_committed),
@@ -1054,12 +1060,18 @@ static const struct {
 static int
 wanted(const char *name, int argc, char **argv)
 {
-	if (argc < 2)
-		return 1;
-	for (int i = 1; i < argc; i++)
-		if (strstr(name, argv[i]) != NULL)
-			return 1;
-	return 0;
+	int named = 0, any = 0;
+
+	for (int i = 1; i < argc; i++) {
+		int without = argv[i][0] == '-';
+		int has = strstr(name, argv[i] + without) != NULL;
+
+		if (without && has)
+			return 0;
+		any |= !without;
+		named |= !without && has;
+	}
+	return named || !any;
 }
 
 int
@@ -1076,9 +1088,9 @@ main(int argc, char **argv)
 		alarm(120); /* nothing may hang */
 		cases[i].fn();
 		printf("  %s %s%s%s%s%s\n", why == NULL ? "ok" : "FAIL",
-		    label != NULL ? label : "", label != NULL ? ": " : "",
-		    cases[i].name, why == NULL ? "" : ": ",
-		    why == NULL ? "" : why);
+		       label != NULL ? label : "", label != NULL ? ": " : "",
+		       cases[i].name, why == NULL ? "" : ": ",
+		       why == NULL ? "" : why);
 		failed += why != NULL;
 	}
 	return failed > 0;

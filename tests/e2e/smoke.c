@@ -199,8 +199,7 @@ allocate(void *arg)
 	char **p = arg;
 
 	free(malloc(100000));
-	*p = malloc(100);
-	strcpy(*p, "from a task");
+	*p = strdup("from a task");
 }
 
 static int

@@ -792,7 +792,7 @@ realloc_freed(void)
 	void *p = dsm__alloc_malloc(t.a, 40000, RA);
 
 	dsm__alloc_free(t.a, p);
-	p = dsm__alloc_realloc(t.a, p, 50000, RA);
+	(void)dsm__alloc_realloc(t.a, p, 50000, RA);
 }
 
 /* What fn prints before it aborts in a child. */

@@ -70,7 +70,7 @@ test_truncated_or_damaged_images_are_left_without_a_crash(void)
 		free(copy);
 	}
 	for (int round = 0; round < 2000; round++) {
-		uint8_t *copy = malloc(len);
+		uint8_t *copy = malloc(len + 1);
 
 		memcpy(copy, whole, len);
 		for (int k = 0; k < 8; k++)

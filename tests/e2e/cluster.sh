@@ -1,0 +1,312 @@
+#!/usr/bin/env bash
+# cluster.sh - what happens when parts of a cluster die, stop, come late or are
+# not there at all. See cluster.c for what the program prints.
+# shellcheck disable=SC2317 # functions are called by name
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+# shellcheck source=tests/helpers/e2e.sh
+. tests/helpers/e2e.sh
+
+program=$BUILD/tests/e2e/cluster
+beat=300 # milliseconds; five of them without a word: lost
+mkdir "$tmp/tmp"
+export TMPDIR=$tmp/tmp # what a daemon leaves there, we see
+
+# launch LOG STEP... - the program in the background. Sets pid.
+launch() {
+	local log=$1
+	shift
+	start "$log" env TASKRT_COORDINATOR="$addr" TASKRT_WAIT=10 \
+		"$program" "$@"
+}
+
+result_is() { # LOG N PATTERN - of its run N
+	grep -q "^run $2: $3" "$tmp/$1.log"
+}
+
+# came LOG N SECONDS PATTERN - run N's line is there in time and like this.
+came() {
+	soon "$3" says "$1" "^run $2: " && result_is "$1" "$2" "$4"
+}
+
+right='code 0 right'
+
+open_files() { # PID... - how many, of all
+	local p n=0
+	for p; do
+		n=$((n + $(find "/proc/$p/fd" -type l 2>/dev/null | wc -l)))
+	done
+	echo "$n"
+}
+
+with_keepers() { # WORKER... - each and the process that starts its slots
+	local p
+	for p; do
+		echo "$p"
+		pgrep -P "$p"
+	done
+}
+
+slots_of() { # WORKER... - how many slot processes there are
+	local keepers
+	mapfile -t keepers < <(for w; do pgrep -P "$w"; done)
+	descendants "${keepers[@]}" | wc -l
+}
+
+no_slots() { # WORKER...
+	[ "$(slots_of "$@")" -eq 0 ]
+}
+
+# Images are memory files of the worker.
+image_files() { # WORKER...
+	local p
+	for p; do
+		find "/proc/$p/fd" -lname '/memfd:*' -printf '%l\n' 2>/dev/null
+	done | grep -cv 'memfd:taskrt-slot '
+}
+
+no_image() { # WORKER...
+	[ "$(image_files "$@")" -eq 0 ]
+}
+
+# restart_coordinator - where the last one was. Sets pid.
+restart_coordinator() {
+	start coordinator "$bin/taskrt-coordinator" --listen "$addr" \
+		--heartbeat $beat
+}
+
+# slay PID - and let the shell be silent about it.
+slay() {
+	kill -KILL "$1"
+	wait "$1" 2>/dev/null
+}
+
+# --- nobody there ---
+
+nobody() {
+	check "no coordinator: the call ends" came nobody 1 10 'code -3 untouched'
+	check "no coordinator: address and reason are named" says nobody \
+		"no coordinator within 1.0 s: .*127.0.0.1:1[^0-9].*Connection refused"
+	check "a wrong name is named" eval \
+		"TASKRT_COORDINATOR=no-such-host.invalid:7070 TASKRT_WAIT=1 \
+		timeout 20 $program for:1:1 | \
+		grep -q '^run 1: code -3 untouched.*no-such-host.invalid'"
+}
+addr=127.0.0.1:1
+start nobody env TASKRT_COORDINATOR=$addr TASKRT_WAIT=1 "$program" for:4:1
+nobody
+
+start_coordinator lonely --heartbeat $beat
+lonely=$pid
+start alone env TASKRT_COORDINATOR="$addr" TASKRT_WAIT=1 "$program" \
+	for:4:1 "await:$tmp/worker" for:4:1
+check "no worker: the call ends within TASKRT_WAIT" came alone 1 5 \
+	'code -3 untouched'
+check "no worker: coordinator and time are named" says alone \
+	"coordinator $addr: no worker has joined .* within 1 s"
+start_worker first 1
+first=$pid
+soon 10 has_workers 1
+touch "$tmp/worker"
+check "no worker: the same program goes on when one is there" \
+	came alone 2 10 "$right"
+kill -TERM "$first" "$lonely"
+wait "$first" "$lonely"
+
+# --- workers that are lost, and found again ---
+
+check "a cluster starts" eval "start_coordinator coordinator --heartbeat $beat"
+coordinator=$pid
+start_worker w1 2
+w1=$pid
+start_worker w2 2
+w2=$pid
+check "two workers join" soon 10 has_workers 2
+
+for how in for tasks; do
+	launch "killed-$how" "$how:80:40"
+	check "$how: it runs" soon 10 in_run 5
+	mapfile -t gone < <(descendants "$w1")
+	slay "$w1"
+	check "$how: a killed worker's tasks run elsewhere" \
+		came "killed-$how" 1 30 "$right, 80 tasks, [1-9]"
+	check "$how: the killed worker's slots are gone" \
+		soon 10 none_of "${gone[@]}"
+	start_worker w1 2
+	w1=$pid
+	check "$how: a new worker takes its place" soon 10 has_workers 2
+done
+
+launch stopped for:80:40 "await:$tmp/go-stopped" for:80:20
+soon 10 in_run 5
+kill -STOP "$w2"
+check "a stopped worker's tasks run elsewhere" came stopped 1 30 \
+	"$right, 80 tasks, [1-9]"
+check "the coordinator says that it was silent" says coordinator \
+	'it was silent for'
+check "it is not counted any more" soon 10 has_workers 1
+kill -CONT "$w2"
+check "it joins again when it goes on" soon 10 says w2 'joined again'
+soon 10 has_workers 2
+touch "$tmp/go-stopped"
+check "the next run is right" came stopped 2 30 "$right"
+check "and the worker has a part in it" [ "$(tasks_of w2)" -gt 0 ]
+
+kill -TERM "$w1"
+check "SIGTERM ends a worker with 0" ends_with 0 "$w1"
+soon 10 has_workers 1
+launch late for:200:20
+soon 10 in_run 3
+start_worker w1 2
+w1=$pid
+check "a run goes on while a worker joins" came late 1 30 "$right"
+check "the late worker has a part in it" [ "$(tasks_of w1)" -gt 0 ]
+
+launch leaving for:80:40
+soon 10 in_run 5
+kill -TERM "$w1"
+check "a worker may leave in mid-run" ends_with 0 "$w1"
+check "its tasks run elsewhere" came leaving 1 30 "$right"
+
+launch lost for:80:40 "await:$tmp/go-lost"
+soon 10 in_run 5
+slay "$w2"
+soon 10 has_workers 0
+start_worker w1 2
+w1=$pid
+check "all workers lost, a new one joins: the run goes on" \
+	came lost 1 30 "$right"
+touch "$tmp/go-lost"
+start_worker w2 2
+w2=$pid
+soon 10 has_workers 2
+
+# --- the coordinator ---
+
+launch orphan for:400:40 "await:$tmp/go-orphan" for:40:10
+soon 10 in_run 5
+slay "$coordinator"
+check "the coordinator killed: the call ends, memory untouched" \
+	came orphan 1 5 'code -3 untouched'
+check "the message names it" says orphan \
+	"^run 1: .*the coordinator at $addr is gone"
+check "the workers live on" alive "$w1" "$w2"
+check "they keep nothing of the program" soon 10 no_slots "$w1" "$w2"
+restart_coordinator
+coordinator=$pid
+check "they join its successor" soon 20 has_workers 2
+touch "$tmp/go-orphan"
+check "the program's next launch works" came orphan 2 20 "$right"
+
+launch silence for:400:40 "await:$tmp/go-silence" for:40:10
+soon 10 in_run 5
+kill -STOP "$coordinator"
+check "the coordinator stopped: the call ends, memory untouched" \
+	came silence 1 10 'code -3 untouched'
+check "the message says for how long it was silent" says silence \
+	"the coordinator at $addr has not answered for [0-9]* ms"
+kill -CONT "$coordinator"
+check "the workers are there again" soon 20 has_workers 2
+touch "$tmp/go-silence"
+check "the next launch works when it goes on" came silence 2 20 "$right"
+
+# --- programs ---
+
+check "no program is left" soon 10 no_program
+check "no image is left" soon 10 no_image "$w1" "$w2"
+launch victim for:400:40
+victim=$pid
+soon 10 in_run 5
+check "workers hold slots and images of a program" eval \
+	"[ \$(slots_of $w1 $w2) -ge 4 ] && ! no_image $w1 $w2"
+slay "$victim"
+check "the program killed: its slots are gone" soon 5 no_slots "$w1" "$w2"
+check "its memory is gone" soon 5 no_image "$w1" "$w2"
+check "its session is gone" soon 5 no_program
+check "coordinator and workers are there" eval \
+	"alive $coordinator $w1 $w2 && has_workers 2"
+
+launch frozen for:400:40
+frozen=$pid
+soon 10 in_run 5
+kill -STOP "$frozen"
+check "a program stopped: its session ends" soon 15 no_program
+check "its slots end" soon 10 no_slots "$w1" "$w2"
+kill -CONT "$frozen"
+check "when it goes on, it hears of it" came frozen 1 10 'code -3 untouched'
+
+several() {
+	local i
+	for i in 1 2 3; do
+		launch "among-$i" for:100:5 tasks:50:5 for:100:5 for:20:1
+	done
+	launch among-crash crash:20 crash:20 for:20:5
+	launch among-victim for:4000:5
+	victim=$pid
+	soon 10 state_has '"pid".*"pid".*"pid"'
+	slay "$victim"
+	for i in 1 2 3; do
+		came "among-$i" 4 30 "$right, 20 tasks" &&
+			[ "$(grep -c "$right" "$tmp/among-$i.log")" -eq 4 ] ||
+			return 1
+	done
+	came among-crash 3 30 "$right" &&
+		[ "$(grep -c 'code -33 untouched' "$tmp/among-crash.log")" \
+			-eq 2 ]
+}
+check "programs at the same time do not disturb each other" several
+check "all their sessions end" soon 10 no_program
+
+twenty() {
+	local i
+	for ((i = 0; i < 20; i++)); do
+		TASKRT_COORDINATOR=$addr "$program" for:20:1 \
+			>>"$tmp/twenty.log" || return 1
+	done
+	[ "$(grep -c "$right" "$tmp/twenty.log")" -eq 20 ]
+}
+settled() { # FILES PROCESS...
+	local most=$1
+	shift
+	[ "$(open_files "$@")" -le "$most" ]
+}
+mapfile -t daemons < <(with_keepers "$coordinator" "$w1" "$w2")
+soon 10 no_slots "$w1" "$w2"
+soon 10 no_image "$w1" "$w2"
+before=$(open_files "${daemons[@]}")
+check "twenty programs one after another" twenty
+check "they leave no slot behind" soon 10 no_slots "$w1" "$w2"
+check "they leave no image behind" soon 10 no_image "$w1" "$w2"
+check "they leave no descriptor behind" soon 10 settled "$before" \
+	"${daemons[@]}"
+sessions=(fds for:9:1 end fds)
+for ((i = 0; i < 20; i++)); do
+	sessions+=(for:9:1 end)
+done
+launch sessions "${sessions[@]}" fds
+check "twenty sessions of one program" came sessions 21 30 "$right"
+wait "$pid"
+check "they leave no descriptor in it" eval \
+	"sed -n 's/^fds //p' $tmp/sessions.log | tail -n 2 | uniq | wc -l | \
+	grep -q '^1\$'"
+check "nor in the daemons" soon 10 settled "$before" "${daemons[@]}"
+
+# --- the end ---
+
+launch last for:400:40
+last=$pid
+soon 10 in_run 5
+mapfile -t all < <(with_keepers "$coordinator" "$w1" "$w2" &&
+	descendants "$w1" "$w2")
+kill -TERM "$coordinator" "$w1" "$w2"
+check "SIGTERM in mid-run ends the coordinator with 0" \
+	ends_with 0 "$coordinator"
+check "a worker with 0" ends_with 0 "$w1"
+check "the other one with 0" ends_with 0 "$w2"
+check "the program hears of it" came last 1 10 'code -3 untouched'
+check "it ends by itself" ends_with 0 "$last"
+check "no process is left" soon 10 none_of "${all[@]}"
+check "no file is left" [ -z "$(ls -A "$TMPDIR")$(find /tmp /dev/shm \
+	-maxdepth 1 \( -name '*taskrt*' -o -name '*dsm*' \) \
+	-newer "$tmp/nobody.log" 2>/dev/null)" ]
+exit "$bad"

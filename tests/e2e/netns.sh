@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# netns.sh - a cluster of three "machines": network namespaces k (coordinator), w
+# (worker) and c (client), joined by two veth pairs:
+#
+#   c 10.91.2.2 --- 10.91.2.1 k 10.91.1.1 --- 10.91.1.2 w
+#
+# w and c see each other only while k forwards and both have a route. So data links
+# are direct, or go through the relay. Which it was is checked twice: by what the
+# coordinator logs, and by the connections that the worker's machine has.
+# shellcheck disable=SC2317 # functions are called by name
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+# shellcheck source=tests/helpers/e2e.sh
+. tests/helpers/e2e.sh
+
+ns=taskrt-$$
+beat=300
+
+at_end() {
+	local name
+	for name in k w c; do
+		ip netns del "$ns-$name" 2>/dev/null
+	done
+}
+
+inside() { # NAME COMMAND...
+	local name=$1
+	shift
+	nsenter --net="/run/netns/$ns-$name" "$@"
+}
+
+forward() { # 0 or 1
+	inside k sh -c "echo $1 >/proc/sys/net/ipv4/ip_forward"
+}
+
+# pair NAME NUMBER - NAME's machine and k, joined.
+pair() {
+	ip -n "$ns-k" link add "$1" type veth peer name eth0 \
+		netns "$ns-$1" &&
+		ip -n "$ns-k" addr add "10.91.$2.1/30" dev "$1" &&
+		ip -n "$ns-k" link set "$1" up &&
+		ip -n "$ns-$1" addr add "10.91.$2.2/30" dev eth0 &&
+		ip -n "$ns-$1" link set eth0 up
+}
+
+machines() {
+	local name
+	for name in k w c; do
+		ip netns add "$ns-$name" &&
+			ip -n "$ns-$name" link set lo up || return 1
+	done
+	pair w 1 && pair c 2 && forward 0
+}
+
+# cases LABEL MACHINE COORDINATOR - behaviour.c there.
+cases() {
+	local label=$1 machine=$2 coordinator=$3 out=$tmp/cases.log status
+	LABEL=$label TASKRT_COORDINATOR=$coordinator inside "$machine" \
+		timeout -k 5 100 "$BUILD/tests/e2e/behaviour" -scattered \
+		>"$out" 2>&1
+	status=$?
+	grep '^  ' "$out"
+	[ "$status" -eq 0 ] || {
+		bad=1
+		grep -q '^  FAIL' "$out" || fail "$label" "status $status"
+	}
+}
+
+# launch LOG MACHINE COORDINATOR STEP... - cluster.c there, in the background.
+launch() {
+	local log=$1 machine=$2 coordinator=$3
+	shift 3
+	start "$log" nsenter --net="/run/netns/$ns-$machine" env \
+		TASKRT_COORDINATOR="$coordinator" TASKRT_WAIT=20 \
+		TASKRT_STAT=1 "$BUILD/tests/e2e/cluster" "$@"
+}
+
+came() { # LOG N SECONDS PATTERN - run N's line is there in time and like this
+	soon "$3" says "$1" "^run $2: " && says "$1" "^run $2: $4"
+}
+
+# The worker's machine's connections with others than the coordinator.
+# shellcheck disable=SC2016 # awk's
+direct_links() {
+	inside w awk -v port="$(printf '%04X' "$port")" \
+		'$4 == "01" && $3 !~ ":" port "$" { n++ } END { print n + 0 }' \
+		/proc/net/tcp
+}
+
+relays() { # joined so far
+	grep -c ' relay [0-9]*: .* joined' "$tmp/coordinator.log"
+}
+
+pages_moved() { # LOG
+	local n
+	n=$(sed -n 's/^  pages_fetched  *\([0-9]*\) .*/\1/p' "$tmp/$1.log")
+	[ "${n:-0}" -ge 100 ]
+}
+
+# in_between LABEL MACHINE COORDINATOR direct|relay - a run in mid-flight.
+in_between() {
+	local label=$1 log=${1// /-} links before
+	before=$(relays)
+	launch "$log" "$2" "$3" for:200:10
+	soon 20 in_run 20
+	links=$(direct_links)
+	check "$label: results" came "$log" 1 30 'code 0 right, 200 tasks'
+	wait "$pid"
+	check "$label: pages moved" pages_moved "$log"
+	if [ "$4" = direct ]; then
+		check "$label: the worker is connected with the program" \
+			[ "$links" -ge 1 ]
+		check "$label: no relay" [ "$(relays)" -eq "$before" ]
+	else
+		check "$label: no connection with the program" \
+			[ "$links" -eq 0 ]
+		check "$label: through the relay" [ "$(relays)" -gt "$before" ]
+	fi
+}
+
+if [ "$(id -u)" -ne 0 ]; then
+	skip "network namespaces" "needs root"
+	exit 0
+fi
+if ! command -v ip >/dev/null || ! command -v nsenter >/dev/null; then
+	skip "network namespaces" "no ip or no nsenter here"
+	exit 0
+fi
+if ! machines 2>"$tmp/machines.log"; then
+	skip "network namespaces" "$(tail -n 1 "$tmp/machines.log")"
+	exit 0
+fi
+
+in_coordinator=(nsenter "--net=/run/netns/$ns-k")
+in_worker=(nsenter "--net=/run/netns/$ns-w")
+export TASKRT_LOG=debug
+check "a coordinator for all machines" start_coordinator coordinator \
+	--listen '*:0' --insecure --heartbeat $beat
+coordinator=$pid
+port=${addr##*:}
+near=10.91.1.1:$port # k, as the worker sees it
+far=10.91.2.1:$port  # k, as the client sees it
+addr=$near
+start_worker worker 2
+worker=$pid
+unset TASKRT_LOG
+check "a worker joins over the network" soon 10 has_workers 1
+
+# --- program beside the coordinator ---
+
+in_between "beside" k "$near" direct
+cases "beside" k "$near"
+
+# --- program on a third machine, no route to it ---
+
+in_between "no route" c "$far" relay
+cases "no route" c "$far"
+
+# --- a route, but nobody forwards: silence, not an error ---
+
+ip -n "$ns-w" route add default via 10.91.1.1
+in_between "black hole" c "$far" relay
+
+# --- a route ---
+
+ip -n "$ns-c" route add default via 10.91.2.1
+forward 1
+in_between "route" c "$far" direct
+
+# --- the network breaks in mid-run ---
+
+launch partition c "$far" for:200:20 for:50:5
+soon 20 in_run 20
+ip -n "$ns-k" link set w down
+check "a worker cut off is given up" soon 10 has_workers 0
+ip -n "$ns-k" link set w up
+check "it joins again when the network is back" soon 30 has_workers 1
+check "the run goes on" came partition 1 30 'code 0 right'
+check "and so does the next" came partition 2 30 'code 0 right'
+wait "$pid"
+
+launch cut-off c "$far" for:400:20
+soon 20 in_run 20
+ip -n "$ns-k" link set c down
+check "a program cut off is given up" soon 15 no_program
+check "it hears of it" came cut-off 1 15 'code -3 untouched'
+ip -n "$ns-k" link set c up
+wait "$pid"
+
+kill -TERM "$worker" "$coordinator"
+check "SIGTERM ends the worker with 0" ends_with 0 "$worker"
+check "SIGTERM ends the coordinator with 0" ends_with 0 "$coordinator"
+exit "$bad"
