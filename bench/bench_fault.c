@@ -1,0 +1,117 @@
+/*
+ * fault_read_tcp: one task reads a word of each of N heap pages that no image
+ * has, in an order that nobody foresees and never next to a page that is there:
+ * each is one demand fault. Timed inside the task, page by page.
+ *
+ * Floor: 16 B -> 4 KiB and back over the same addresses, both ends spinning,
+ * plus a SIGSEGV/mprotect pair.
+ */
+#include "bench.h"
+
+#include "../dsm/base/page.h"
+#include <taskrt/taskrt.h>
+
+#define N_PAGES 4096
+/* In pages; those between are never touched. Far enough that no prefetching
+ * which looks at a page's surroundings has anything to go by. */
+#define STRIDE 32
+#define MAX_PREFETCHED (N_PAGES / 64) /* of code and data, in the first round */
+#define ROUNDS 5
+
+struct reads {
+	const char *base;
+	uint32_t *order, *ticks; /* [N_PAGES], shared heap */
+};
+
+static void
+read_at_random(void *arg)
+{
+	struct reads *r = arg;
+
+	for (uint32_t i = 0; i < N_PAGES; i++) {
+		uint32_t page = r->order[i];
+		const volatile uint64_t *p =
+		    (const void *)(r->base + (size_t)page * STRIDE * DSM_PAGE);
+		uint64_t start = bench_ticks();
+
+		(void)*p;
+		r->ticks[i] = (uint32_t)(bench_ticks() - start);
+	}
+}
+
+static void
+shuffle(uint32_t *order)
+{
+	for (uint32_t i = 0; i < N_PAGES; i++)
+		order[i] = i;
+	for (uint32_t i = N_PAGES - 1; i > 0; i--) {
+		uint32_t k = (uint32_t)(bench_mix(i) % (i + 1));
+		uint32_t page = order[i];
+
+		order[i] = order[k];
+		order[k] = page;
+	}
+}
+
+/* What the program writes, images drop at the next launch. */
+static void
+make_cold(char *base, uint64_t round)
+{
+	for (size_t page = 0; page < N_PAGES; page++) {
+		uint64_t *words = (void *)(base + page * STRIDE * DSM_PAGE);
+
+		for (size_t i = 0; i < DSM_PAGE / sizeof(*words); i++)
+			words[i] = bench_mix(page << 20 ^ i << 8 ^ round);
+	}
+}
+
+static double
+measure(struct reads *r, uint64_t round)
+{
+	static double ns[N_PAGES];
+	const struct taskrt_task task = {read_at_random, r};
+
+	make_cold((char *)(uintptr_t)r->base, round);
+	bench_ok(taskrt_run(&task, 1, NULL), "the reading task");
+	bench_note_costs("run");
+	const struct taskrt_counters *c = &taskrt_report()->counters;
+	if (c->faults_heap_read < N_PAGES ||
+	    c->pages_prefetched > MAX_PREFETCHED)
+		bench_die("not one page a fault: %llu heap faults for %d "
+		          "pages, %llu pages prefetched",
+		          (unsigned long long)c->faults_heap_read, N_PAGES,
+		          (unsigned long long)c->pages_prefetched);
+	for (size_t i = 0; i < N_PAGES; i++)
+		ns[i] = r->ticks[i] * bench_ns_per_tick();
+	return bench_median(ns, N_PAGES);
+}
+
+void
+bench_fault_read_tcp(struct bench_result *r)
+{
+	double value[ROUNDS], exchange[ROUNDS], pair[ROUNDS];
+	struct floor_tcp tcp;
+	struct reads reads;
+
+	floor_tcp_start(&tcp);
+	bench_cluster_start(1);
+	bench_session_tcp();
+	reads.base = dsm_aligned_alloc(DSM_PAGE, N_PAGES * STRIDE * DSM_PAGE);
+	reads.order = dsm_malloc(N_PAGES * sizeof(*reads.order));
+	reads.ticks = dsm_malloc(N_PAGES * sizeof(*reads.ticks));
+	if (reads.base == NULL || reads.order == NULL || reads.ticks == NULL)
+		bench_die("out of memory");
+	shuffle(reads.order);
+	for (int i = 0; i < ROUNDS; i++) {
+		exchange[i] = floor_tcp_page(&tcp, N_PAGES);
+		pair[i] = floor_segv_pair(N_PAGES);
+		value[i] = measure(&reads, (uint64_t)i);
+	}
+	r->value = bench_median(value, ROUNDS) / 1e3;
+	double wire = bench_median(exchange, ROUNDS) / 1e3;
+	double trap = bench_median(pair, ROUNDS) / 1e3;
+	bench_note("floor: %.2f us on the wire, %.2f us in the trap", wire,
+	           trap);
+	r->floor = wire + trap;
+	r->unit = "us";
+}

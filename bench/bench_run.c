@@ -1,0 +1,136 @@
+/*
+ * run_empty: launch and join one empty task, warm, embedded. Floor: two
+ * spinning round trips of a short message between two processes over the
+ * transport that embedded mode uses: one for the task, one for the verdict.
+ *
+ * forks_per_s: empty tasks in one bunch. Floor: 10,000 a second, what a
+ * kernel-level remote fork gives from one parent (MITOSIS, OSDI '23).
+ */
+#include "bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "../dsm/base/clock.h"
+#include "../dsm/transport/conn.h"
+#include <taskrt/taskrt.h>
+
+#define MESSAGE_BYTES 64
+#define BATCH 200
+#define BATCHES 10
+#define BUNCH 20000
+#define BUNCHES 5
+#define MITOSIS_FORKS_PER_S 10000.0
+
+static void
+nothing(void *arg)
+{
+	(void)arg;
+}
+
+static void
+bounce(struct dsm_conn *c, const void *body)
+{
+	struct iovec iov = {(void *)(uintptr_t)body, MESSAGE_BYTES};
+
+	if (dsm__conn_send(c, 1, 0, 0, &iov, 1) != DSM_OK)
+		bench_die("the echo process is gone");
+}
+
+static struct dsm_conn *
+open_conn(int fd)
+{
+	struct dsm_conn *c;
+
+	if (dsm__conn_create(&dsm__shm_ops, fd, 4096, &c) != DSM_OK)
+		bench_die("no connection");
+	return c;
+}
+
+static void
+echo(int fd, void *ctx)
+{
+	struct dsm_conn *c = open_conn(fd);
+	struct dsm_frame f;
+
+	(void)ctx;
+	/* Spins within a batch, sleeps while taskrt is measured. */
+	while (dsm__conn_recv_wait(c, DSM_FOREVER, DSM_MS, &f, NULL) == DSM_OK)
+		bounce(c, f.body);
+}
+
+static void
+round_trip(struct dsm_conn *c)
+{
+	static const char body[MESSAGE_BYTES];
+	struct dsm_frame f;
+
+	bounce(c, body);
+	if (dsm__conn_recv_wait(c, dsm__deadline_ms(5000), DSM_SEC, &f, NULL) !=
+	    DSM_OK)
+		bench_die("the echo process is gone");
+}
+
+void
+bench_run_empty(struct bench_result *r)
+{
+	static double value[BATCHES * BATCH], floor_ns[BATCHES * BATCH];
+	const struct taskrt_task task = {nothing, NULL};
+	struct dsm_conn *c = open_conn(bench_peer_unix(echo, NULL));
+
+	bench_session_embedded();
+	for (int i = 0; i < BATCH; i++)
+		bench_ok(taskrt_run(&task, 1, NULL), "an empty task");
+	for (size_t i = 0; i < BATCHES * BATCH; i++) {
+		if (i % BATCH == 0) {
+			for (size_t k = i; k < i + BATCH; k++) {
+				uint64_t start = dsm__now();
+
+				round_trip(c);
+				round_trip(c);
+				floor_ns[k] = (double)(dsm__now() - start);
+			}
+			bench_pause_ms(5);
+		}
+		uint64_t start = dsm__now();
+		int err = taskrt_run(&task, 1, NULL);
+
+		value[i] = (double)(dsm__now() - start);
+		bench_ok(err, "an empty task");
+	}
+	bench_note_costs("last run");
+	r->value = bench_median(value, BATCHES * BATCH) / 1e3;
+	r->floor = bench_median(floor_ns, BATCHES * BATCH) / 1e3;
+	r->unit = "us";
+	bench_note("a tenth of the runs took less than %.1f us, a tenth more "
+	           "than %.1f us",
+	           value[BATCHES * BATCH / 10] / 1e3,
+	           value[BATCHES * BATCH / 10 * 9] / 1e3);
+	dsm__conn_close(c);
+}
+
+void
+bench_forks_per_s(struct bench_result *r)
+{
+	struct taskrt_task *tasks = calloc(BUNCH, sizeof(*tasks));
+	double rate[BUNCHES];
+
+	if (tasks == NULL)
+		bench_die("out of memory");
+	for (size_t i = 0; i < BUNCH; i++)
+		tasks[i].fn = nothing;
+	bench_session_embedded();
+	bench_ok(taskrt_run(tasks, BUNCH, NULL), "empty tasks"); /* warm */
+	for (int i = 0; i < BUNCHES; i++) {
+		uint64_t start = dsm__now();
+		int err = taskrt_run(tasks, BUNCH, NULL);
+
+		rate[i] = BUNCH * 1e9 / (double)(dsm__now() - start);
+		bench_ok(err, "empty tasks");
+	}
+	bench_note_costs("last run");
+	free(tasks);
+	r->value = bench_median(rate, BUNCHES);
+	r->floor = MITOSIS_FORKS_PER_S;
+	r->unit = "tasks/s";
+}
