@@ -255,20 +255,37 @@ reader_pair(struct reader *r)
 	return 1;
 }
 
-/* Next run of the pair: 1, 0 at the end. Bounds are checked although the part
+/* Take w's bytes out of the data part. Bounds are checked although the part
  * was: borrowed bytes are also in the memory of the process that wrote them. */
+static int
+reader_bytes(struct reader *r, struct dsm_write *w)
+{
+	if (w->n_bytes > r->data_len - r->pos)
+		return DSM_EPROTO;
+	w->bytes = r->data + r->pos;
+	r->pos += w->n_bytes;
+	return 1;
+}
+
+/* Next run of the pair: 1, 0 at the end. */
 static int
 reader_next(struct reader *r, struct dsm_write *w)
 {
 	int more = dsm__maskit_next(&r->it, &w->addr, &w->len);
 
-	if (more != 1)
-		return more;
-	if (w->len > r->data_len - r->pos)
-		return DSM_EPROTO;
-	w->bytes = r->data + r->pos;
-	r->pos += w->len;
-	return 1;
+	w->bitmap = NULL;
+	w->n_bytes = w->len;
+	return more != 1 ? more : reader_bytes(r, w);
+}
+
+/* The same, a page with its bitmap where the write set has one. */
+static int
+reader_next_page(struct reader *r, struct dsm_write *w)
+{
+	int more = dsm__maskit_next_page(&r->it, &w->addr, &w->len, &w->bitmap,
+	                                 &w->n_bytes);
+
+	return more != 1 ? more : reader_bytes(r, w);
 }
 
 /* --- commit --- */
@@ -365,7 +382,7 @@ check_pair(struct commit *c, struct part *part, uint64_t id)
 
 	if (err != DSM_OK || n_bytes != c->reader.data_len)
 		return DSM_EPROTO;
-	while ((err = reader_next(&c->reader, &w)) == 1) {
+	while ((err = reader_next_page(&c->reader, &w)) == 1) {
 		uint64_t page = w.addr / DSM_PAGE;
 		uint64_t end = (w.addr + w.len - 1) / DSM_PAGE + 1;
 
@@ -418,6 +435,8 @@ check_attempt(struct commit *c, struct attempt *a)
 
 typedef int run_fn(struct commit *c, uint64_t id, const struct dsm_write *w);
 
+static int heap_run(struct commit *c, uint64_t id, const struct dsm_write *w);
+
 /* Call fn for what of a run lies in the heap (or outside). */
 static int
 walk_run(struct commit *c, uint64_t id, struct dsm_write w, int heap,
@@ -432,8 +451,11 @@ walk_run(struct commit *c, uint64_t id, struct dsm_write w, int heap,
 
 		if (edge > w.addr && edge - w.addr < w.len)
 			cut.len = edge - w.addr;
+		if (w.bitmap == NULL) {
+			cut.n_bytes = cut.len;
+			w.bytes += cut.len;
+		}
 		w.addr += cut.len;
-		w.bytes += cut.len;
 		w.len -= cut.len;
 		if (in_heap(c, cut.addr) == heap)
 			err = fn(c, id, &cut);
@@ -445,12 +467,15 @@ static int
 walk_part(struct commit *c, uint64_t id, const struct part *p, int heap,
           run_fn *fn, int (*flush)(struct commit *c))
 {
+	/* Only the heap's commit takes pages with bitmaps. */
+	int (*next)(struct reader *, struct dsm_write *) =
+	    fn == heap_run ? reader_next_page : reader_next;
 	struct dsm_write w;
 	int err, more;
 
 	reader_open(&c->reader, p);
 	while ((more = reader_pair(&c->reader)) == 1) {
-		while ((err = reader_next(&c->reader, &w)) == 1) {
+		while ((err = next(&c->reader, &w)) == 1) {
 			err = walk_run(c, id, w, heap, fn);
 			if (err != DSM_OK)
 				return err;

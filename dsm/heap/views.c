@@ -31,6 +31,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../wire/packdiff.h"
 #include "../base/clock.h"
 #include "../base/pagemap.h"
 
@@ -509,7 +510,10 @@ write_part(const struct dsm_write *w, uint64_t lo, uint64_t hi)
 {
 	lo = max_of(lo, w->addr);
 	hi = min_of(hi, w->addr + w->len);
-	if (lo < hi)
+	if (lo < hi && w->bitmap != NULL) /* whole pages only */
+		dsm__bitmap_store((void *)(uintptr_t)w->addr, w->bitmap,
+		                  w->bytes, w->n_bytes);
+	else if (lo < hi)
 		memcpy((void *)(uintptr_t)lo, w->bytes + (lo - w->addr),
 		       hi - lo);
 }
@@ -643,10 +647,15 @@ dsm__views_apply(struct dsm_views *v, const struct dsm_write *w, size_t n,
 		if (rc != DSM_OK)
 			return dsm__fail(e, rc, "heap: commit: out of memory");
 	}
-	for (i = 0; i < n; i++)
-		if (w[i].len != 0)
-			memcpy(v->serving + offset_of(v, w[i].addr), w[i].bytes,
-			       w[i].len);
+	for (i = 0; i < n; i++) {
+		uint8_t *to = (uint8_t *)v->serving + offset_of(v, w[i].addr);
+
+		if (w[i].bitmap != NULL)
+			dsm__bitmap_store(to, w[i].bitmap, w[i].bytes,
+			                  w[i].n_bytes);
+		else if (w[i].len != 0)
+			memcpy(to, w[i].bytes, w[i].len);
+	}
 	rc = apply_private(&a);
 	if (rc != DSM_OK)
 		return dsm__fail(e, rc, "heap: commit: private pages: %s",

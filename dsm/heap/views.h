@@ -110,6 +110,10 @@ int dsm__threads_quiet(const int *own_tids, size_t n_own);
 struct dsm_write {
 	uint64_t addr, len;
 	const uint8_t *bytes;
+	/* NULL, or the 512 bytes of a BITMAP record (packdiff.h): addr is then a
+	 * page, len DSM_PAGE, and bytes are the n_bytes whose bits are set. */
+	const uint8_t *bitmap;
+	uint64_t n_bytes;
 };
 /*
  * Commit: copy the bytes into the serving view, then into the private pages of

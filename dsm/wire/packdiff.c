@@ -7,6 +7,9 @@
  */
 #include "packdiff.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 #include <endian.h>
 #include <lz4.h>
 #include <string.h>
@@ -229,10 +232,52 @@ copy_word(uint8_t *dst, const uint8_t *src, uint64_t w, int at_end)
 
 #define SLACK 7
 
+#if defined(__x86_64__)
+/* Bit i of m becomes byte i: 0xff where it is set. */
+__attribute__((target("bmi2"))) static uint64_t
+spread(uint64_t m)
+{
+	return _pdep_u64(m, UINT64_C(0x0101010101010101)) * 0xff;
+}
+
+/* Eight bytes at a time: a word of short runs costs no more than one of long
+ * ones. */
+__attribute__((target("bmi2,popcnt"))) static uint8_t *
+gather_bmi2(uint8_t *dst, const uint8_t *page, const uint8_t *map)
+{
+	for (unsigned i = 0; i < MAP_BYTES; i++) {
+		uint64_t v;
+
+		if (map[i] == 0)
+			continue;
+		memcpy(&v, page + (size_t)8 * i, sizeof(v));
+		v = _pext_u64(v, spread(map[i]));
+		memcpy(dst, &v, sizeof(v));
+		dst += __builtin_popcountll(map[i]);
+	}
+	return dst;
+}
+
+static int
+have_bmi2(void)
+{
+	return __builtin_cpu_supports("bmi2") &&
+	       __builtin_cpu_supports("popcnt");
+}
+#endif
+
 static void
 append_data(struct dsm_wbuf *data, const uint8_t *page, const uint64_t *map)
 {
 	uint8_t *dst = data->ptr + data->len;
+
+#if defined(__x86_64__)
+	if (have_bmi2()) {
+		dst = gather_bmi2(dst, page, (const uint8_t *)map);
+		data->len = (size_t)(dst - data->ptr);
+		return;
+	}
+#endif
 
 	for (int i = 0; i < WORDS; i++)
 		dst = copy_word(dst, page + (size_t)64 * (size_t)i, map[i],
@@ -399,6 +444,60 @@ run_of_record(struct dsm_maskit *it, unsigned *off_p, uint64_t *len_p)
 		/* The byte after a run is unchanged. */
 		it->pos = *off_p + (unsigned)*len_p + 1;
 		return DSM_OK;
+	}
+}
+
+int
+dsm__maskit_next_page(struct dsm_maskit *it, uint64_t *addr_p, uint64_t *len_p,
+                      const uint8_t **bitmap_p, uint64_t *n_bytes_p)
+{
+	int r;
+
+	if (it->kind != KIND_BAD && it->left == 0 && it->p != it->end &&
+	    open_record(it) != DSM_OK) {
+		it->kind = KIND_BAD;
+		return DSM_EPROTO;
+	}
+	*bitmap_p = NULL;
+	if (it->kind == KIND_BITMAP && it->left > 0 && it->pos == 0) {
+		uint64_t n = 0;
+
+		for (unsigned i = 0; i < MAP_BYTES; i += 8) {
+			uint64_t word;
+
+			memcpy(&word, it->rec + i, sizeof(word));
+			n += (uint64_t)__builtin_popcountll(word);
+		}
+		it->left = 0;
+		*addr_p = it->page << DSM_PAGE_SHIFT;
+		*len_p = DSM_PAGE;
+		*bitmap_p = it->rec;
+		*n_bytes_p = n;
+		return 1;
+	}
+	r = dsm__maskit_next(it, addr_p, len_p);
+	*n_bytes_p = *len_p;
+	return r;
+}
+
+void
+dsm__bitmap_store(void *page, const uint8_t *bitmap, const uint8_t *bytes,
+                  size_t n_bytes)
+{
+	const uint8_t *end = bytes + n_bytes;
+
+	for (unsigned i = 0; i < MAP_BYTES; i++) {
+		uint8_t *to = (uint8_t *)page + (size_t)8 * i;
+		unsigned m = bitmap[i];
+
+		if (m == 0xff && end - bytes >= 8) {
+			memcpy(to, bytes, 8);
+			bytes += 8;
+			continue;
+		}
+		/* Byte by byte: another thread may be writing those between. */
+		for (; m != 0 && bytes < end; m &= m - 1)
+			to[__builtin_ctz(m)] = *bytes++;
 	}
 }
 

@@ -60,6 +60,19 @@ void dsm__maskit_init(struct dsm_maskit *it, const void *mask, size_t len);
  */
 int dsm__maskit_next(struct dsm_maskit *it, uint64_t *addr_p, uint64_t *len_p);
 
+/*
+ * The same, but a BITMAP record not yet begun comes whole: *addr_p its page,
+ * *len_p DSM_PAGE, *bitmap_p its 512 bytes, *n_bytes_p how many bits are set.
+ * Otherwise *bitmap_p is NULL and *n_bytes_p is *len_p.
+ */
+int dsm__maskit_next_page(struct dsm_maskit *it, uint64_t *addr_p,
+                          uint64_t *len_p, const uint8_t **bitmap_p,
+                          uint64_t *n_bytes_p);
+/* Store the bytes of a page whose bits are set in bitmap (512 bytes); they lie
+ * one after the other at bytes, n_bytes of them. Others are not written. */
+void dsm__bitmap_store(void *page, const uint8_t *bitmap, const uint8_t *bytes,
+                       size_t n_bytes);
+
 /* Check a mask part whole: DSM_OK and its number of changed bytes, or
  * DSM_EPROTO. Page numbers must be ascending without repetition, addresses
  * below 2^47. */

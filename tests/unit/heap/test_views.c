@@ -88,7 +88,8 @@ serving(struct heap *h, uint64_t off)
 static void
 apply(struct heap *h, uint64_t off, const void *bytes, uint64_t len)
 {
-	const struct dsm_write w = {(uintptr_t)h->base + off, len, bytes};
+	const struct dsm_write w = {
+	    .addr = (uintptr_t)h->base + off, .len = len, .bytes = bytes};
 	struct dsm_error e = {0};
 
 	MUST_OK(dsm__views_apply(h->v, &w, 1, NULL, &e));
@@ -443,6 +444,31 @@ test_freeze_that_is_not_exclusive_loses_no_store_of_other_threads(void)
 /* --- apply, conflict --- */
 
 static void
+test_bitmap_write_stores_only_its_bytes_in_both_views(void)
+{
+	struct heap h;
+	struct dsm_error e = {0};
+	uint8_t bitmap[512] = {0}, bytes[3] = {7, 8, 9};
+	struct dsm_write w;
+
+	heap_init(&h, DSM_HEAP_CHUNK, DSM_PAGE);
+	memset(h.base, 1, DSM_PAGE);
+	freeze(&h, 1);
+	h.base[100] = 55; /* a private page */
+	bitmap[0] = 0x05; /* bytes 0 and 2 */
+	bitmap[511] = 0x80;
+	w = (struct dsm_write){.addr = (uintptr_t)h.base,
+	                       .len = DSM_PAGE,
+	                       .bytes = bytes,
+	                       .bitmap = bitmap,
+	                       .n_bytes = 3};
+	MUST_OK(dsm__views_apply(h.v, &w, 1, NULL, &e));
+	MUST(h.base[0] == 7 && h.base[1] == 1 && h.base[2] == 8);
+	MUST(h.base[4095] == 9 && h.base[100] == 55);
+	heap_fini(&h);
+}
+
+static void
 test_apply_is_seen_in_both_views_and_leaves_other_bytes_alone(void)
 {
 	struct heap h;
@@ -519,8 +545,9 @@ test_apply_of_many_scattered_runs_in_any_order(void)
 
 		bytes[i] = (uint8_t)test_rand(&state);
 		want[off] = bytes[i];
-		w[i] =
-		    (struct dsm_write){(uintptr_t)h.base + off, 1, &bytes[i]};
+		w[i] = (struct dsm_write){.addr = (uintptr_t)h.base + off,
+		                          .len = 1,
+		                          .bytes = &bytes[i]};
 	}
 	MUST_OK(dsm__views_apply(h.v, w, N, &changed, &e));
 	if (memcmp(want, h.base, sizeof(want)) != 0)
@@ -544,12 +571,15 @@ test_apply_outside_the_heap_writes_nothing(void)
 
 	heap_init(&h, DSM_HEAP_CHUNK, DSM_PAGE);
 	struct dsm_write w[2] = {
-	    {(uintptr_t)h.base, 1, &byte},
-	    {(uintptr_t)h.base + DSM_HEAP_CHUNK, 1, &byte}};
+	    {.addr = (uintptr_t)h.base, .len = 1, .bytes = &byte},
+	    {.addr = (uintptr_t)h.base + DSM_HEAP_CHUNK,
+	     .len = 1,
+	     .bytes = &byte}};
 	MUST_BE(dsm__views_apply(h.v, w, 2, NULL, &e), DSM_EINVAL);
 	w[1].addr = (uintptr_t)h.base - 1;
 	MUST_BE(dsm__views_apply(h.v, w, 2, NULL, &e), DSM_EINVAL);
-	w[1] = (struct dsm_write){(uintptr_t)h.base + 1, UINT64_MAX, &byte};
+	w[1] = (struct dsm_write){
+	    .addr = (uintptr_t)h.base + 1, .len = UINT64_MAX, .bytes = &byte};
 	MUST_BE(dsm__views_apply(h.v, w, 2, NULL, &e), DSM_EINVAL);
 	MUST_BE(h.base[0], 0);
 	heap_fini(&h);
@@ -1132,6 +1162,7 @@ SUITE(dsm_heap_views, "dsm.heap.views",
       T(test_freeze_on_a_stack_that_lies_in_the_heap_keeps_the_stack),
       T(test_freeze_that_is_not_exclusive_loses_no_store_of_other_threads),
       T(test_apply_is_seen_in_both_views_and_leaves_other_bytes_alone),
+      T(test_bitmap_write_stores_only_its_bytes_in_both_views),
       T(test_apply_works_in_a_chunk_that_no_launch_has_seen),
       T(test_apply_of_many_scattered_runs_in_any_order),
       T(test_apply_outside_the_heap_writes_nothing),
