@@ -128,10 +128,13 @@ $(libdsm) $(libcoord) $(libtaskrt):
 $(B)/lib/libdsm.so.0: $(call obj,$(dsm_src))
 $(B)/lib/libtaskrt.so.0: $(call obj,$(coord_src) $(client_src)) \
 	$(B)/lib/libdsm.so.0
+$(B)/lib/libdsm.so.0: dsm/libdsm.map
+$(B)/lib/libtaskrt.so.0: taskrt/libtaskrt.map
 $(B)/lib/%.so.0:
 	@mkdir -p $(@D)
-	$(call say,LD) $(CC) -shared -Wl,-soname,$(@F) -o $@ $^ $(ALL_LDFLAGS) \
-		'-Wl,-rpath,$$ORIGIN' $(DSM_LIBS)
+	$(call say,LD) $(CC) -shared -Wl,-soname,$(@F) -o $@ \
+		-Wl,--version-script=$(filter %.map,$^) $(filter-out %.map,$^) \
+		$(ALL_LDFLAGS) '-Wl,-rpath,$$ORIGIN' $(DSM_LIBS)
 $(B)/lib/%.so: $(B)/lib/%.so.0
 	$(Q)ln -sf $(<F) $@
 
@@ -201,7 +204,7 @@ sub := $(MAKE) --no-print-directory
 
 # Packages first: the build needs them.
 test:
-	@tools/setup.sh build
+	@tools/setup.sh test
 	+@$(sub) $(if $(T),unit-tests,all)
 	@tools/run-tests.sh $(B) $(T)
 

@@ -1,33 +1,32 @@
 #!/usr/bin/env bash
-# check-exports.sh BUILD - the shared libraries export what their public headers
-# declare, and else only what is meant: the malloc family, and what libtaskrt needs
-# of libdsm. Last line: "N passed, N failed".
+# check-exports.sh BUILD - the shared libraries export our own names and the malloc
+# family, and nothing that a program might use for itself. Last line: "N passed, N
+# failed".
 set -u
 B=$1
 passed=0
 failed=0
-malloc_family='malloc|calloc|realloc|reallocarray|free|aligned_alloc|memalign
-|posix_memalign|valloc|pvalloc|malloc_usable_size'
-malloc_family=${malloc_family//$'\n'/}
 
-exported() { # LIBRARY
-	nm -D --defined-only "$1" | awk '{ print $3 }' | sort
-}
-
-# declared PREFIX HEADER... - functions: they are followed by a bracket
-declared() {
-	local prefix=$1
-	shift
-	cat "$@" | tr '\n' ' ' | sed 's|/\*[^*]*\*\+\([^/*][^*]*\*\+\)*/||g' |
-		grep -oE "\b$prefix[a-z][a-z0-9_]* ?\(" | tr -d ' (' | sort -u
-}
-
-# verdict NAME SURPLUS MISSING
-verdict() {
-	if [ -z "$2$3" ]; then
+# check LIBRARY PATTERN NAME... - it exports all NAMEs, and only what fits PATTERN.
+check() {
+	local library=$1 pattern=$2 names surplus missing
+	shift 2
+	names=$(nm -D --defined-only "$B/lib/$library" | awk '{ print $3 }')
+	surplus=$(grep -vE "^($pattern)\$" <<<"$names" | tr '\n' ' ')
+	missing=$(printf '%s\n' "$@" | grep -vxF -e "$names" | tr '\n' ' ')
+	if [ -z "$surplus$missing" ]; then
 		passed=$((passed + 1))
-		return
+	else
+		echo "  FAIL $library: surplus: $surplus; missing: $missing"
+		failed=$((failed + 1))
 	fi
-	failed=$((failed + 1))
-	echo "  FAIL $1: surplus:" $2 "missing:" $3
 }
+
+malloc_family=(malloc calloc realloc reallocarray free aligned_alloc memalign
+	posix_memalign valloc pvalloc malloc_usable_size)
+family=$(IFS='|' && echo "${malloc_family[*]}")
+
+check libdsm.so 'dsm_.*' dsm_malloc dsm_free
+check libtaskrt.so "taskrt_[a-z].*|$family" taskrt_run "${malloc_family[@]}"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -6,7 +6,7 @@ failed=0
 log=$(mktemp)
 all=$(mktemp) # what all parts said
 token=
-trap 'rm -f "$log" "$all"; [ -z "$token" ] || kill "$token"' EXIT
+trap 'rm -f "$log" "$all"; [ -z "$token" ] || kill -KILL "$token"' EXIT
 trap 'exit 1' TERM INT HUP
 
 # shown COMMAND... - run it; what it says goes into $log and is shown, results of
@@ -23,7 +23,7 @@ shown() {
 	shower=$!
 	"$@" >>"$log" 2>&1
 	status=$?
-	kill "$token"
+	kill -KILL "$token" # TERM would still be our trap if it is that young
 	token=
 	wait "$shower"
 	return "$status"

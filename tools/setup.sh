@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
-# setup.sh build|lint - install the Debian packages that are missing (as root;
-# otherwise say which). Does nothing where there is no dpkg.
+# setup.sh build|test|lint|all - install the Debian packages that are missing (as
+# root; otherwise say which). Does nothing where there is no dpkg.
 set -eu
 
 build="gcc make libc6-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev"
-lint="clang-format clang-tidy shellcheck"
+test="$build binutils iproute2 procps"
+lint="clang-format clang-tidy git shellcheck"
+# make CC=clang, make fuzz
+clang="clang libomp-dev libclang-rt-dev"
 
 case "${1-build}" in
 build) want=$build ;;
+test) want=$test ;;
 lint) want=$lint ;;
+all) want="$test $lint $clang" ;;
 *)
-	echo "usage: setup.sh build|lint" >&2
+	echo "usage: setup.sh build|test|lint|all" >&2
 	exit 2
 	;;
 esac
@@ -19,7 +24,7 @@ command -v dpkg-query >/dev/null || exit 0
 missing=()
 for package in $want; do
 	status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
-	[ "$status" = "install ok installed" ] || missing+=("$package")
+	[[ $status == *" ok installed" ]] || missing+=("$package")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 

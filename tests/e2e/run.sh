@@ -7,10 +7,8 @@ set -u
 cd "$(dirname "$0")/../.." || exit 2
 export BUILD=${BUILD-build}
 LIMIT=${E2E_SECONDS-300} # for each script
-out=$(mktemp)
-trap 'rm -f "$out"' EXIT
-passed=0
-failed=0
+# shellcheck source=tools/parts.sh
+. tools/parts.sh
 skipped=0
 
 [ $# -gt 0 ] || set -- tests/e2e/*.sh
@@ -18,17 +16,18 @@ for script; do
 	name=$(basename "$script" .sh)
 	[ "$name" != run ] || continue
 	echo "$name"
-	timeout -k 10 "$LIMIT" "tests/e2e/$name.sh" 2>&1 | tee "$out"
-	status=${PIPESTATUS[0]}
-	passed=$((passed + $(grep -c '^  ok ' "$out")))
-	skipped=$((skipped + $(grep -c '^  skip ' "$out")))
-	bad=$(grep -c '^  FAIL ' "$out")
-	if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then
-		echo "  FAIL $name ended with status $status"
+	shown timeout -k 10 "$LIMIT" "tests/e2e/$name.sh"
+	status=$?
+	passed=$((passed + $(grep -c '^  ok ' "$log")))
+	skipped=$((skipped + $(grep -c '^  skip ' "$log")))
+	bad=$(grep -c '^  FAIL ' "$log")
+	if [ "$bad" -eq 0 ] && { [ "$status" -ne 0 ] ||
+		! grep -qE '^  (ok|skip) ' "$log"; }; then
+		echo "  FAIL $name ended with status $status after:" \
+			"$(tail -n 1 "$log")"
 		bad=1
 	fi
 	failed=$((failed + bad))
 done
 [ "$skipped" -eq 0 ] || echo "$skipped skipped"
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+result

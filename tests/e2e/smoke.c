@@ -1,7 +1,7 @@
 /*
  * Does it run at all? With no coordinator configured: an empty task, a loop over
  * heap memory, globals and the stack, a race, a crash, an asynchronous run, memory
- * that tasks allocate. Last line: "N passed, N failed".
+ * that tasks allocate. Prints "  ok NAME" or "  FAIL NAME" for each test.
  */
 #include <errno.h>
 #include <math.h>
@@ -18,7 +18,7 @@
 #define SANITIZED 0
 #endif
 
-static int n_passed, n_failed;
+static int n_failed;
 
 #define CHECK(cond)                                                           \
 	do {                                                                  \
@@ -283,12 +283,11 @@ test_session_may_end_and_start_again(void)
 static void
 run_test(const char *name, int (*fn)(void))
 {
-	printf("%s\n", name);
+	int ok = fn();
+
+	printf("  %s %s\n", ok ? "ok" : "FAIL", name);
 	fflush(stdout);
-	if (fn())
-		n_passed++;
-	else
-		n_failed++;
+	n_failed += !ok;
 }
 
 int
@@ -307,6 +306,5 @@ main(void)
 	}
 	RUN(test_a_task_cannot_launch);
 	RUN(test_session_may_end_and_start_again);
-	printf("%d passed, %d failed\n", n_passed, n_failed);
 	return n_failed != 0;
 }
