@@ -34,6 +34,12 @@ fault_last(void)
 	return &fa.failure;
 }
 
+void
+fault_new_run(void)
+{
+	fa.asked_page = 0;
+}
+
 static int
 fail(uint32_t kind, uint32_t signal, uint64_t addr, const ucontext_t *uc,
      const char *fmt, ...)

@@ -38,6 +38,8 @@ struct fault_failure {
 	char text[256];
 };
 const struct fault_failure *fault_last(void);
+/* What was not mapped in the last run may be in this one. */
+void fault_new_run(void);
 
 /* Make [addr, addr + len) of client memory accessible before the slot itself
  * touches it where no signal may be raised. 0, or -1 when it is not there. */

@@ -314,6 +314,7 @@ take_run(const struct dsm_frame *f)
 	sl.run.pages = (struct dsm_blob){0};
 	fetch_set_run(m.run);
 	space_new_run();
+	fault_new_run();
 	writeset_new_run(m.run);
 	writeset_private(PRIVATE_TLS, m.tls_start, m.tls_end);
 	t = (struct task_run){

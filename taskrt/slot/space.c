@@ -95,54 +95,40 @@ base_prot(const struct space_range *r)
 	return (int)(r->r.prot & (PROT_READ | PROT_EXEC));
 }
 
+/* Map [lo, hi) of the range. */
 static int
-map_range(struct space_range *r, struct dsm_error *e)
+map_piece(const struct space_range *r, uint64_t lo, uint64_t hi,
+          struct dsm_error *e)
 {
-	uint64_t len = r->r.end - r->r.start;
-	void *at = (void *)r->r.start, *p;
-	int fd = sp.image->pages_fd;
-	uint64_t off = r->r.image_off;
+	void *at = (void *)lo, *p;
+	int fd = r->present ? sp.heap_fd : sp.image->pages_fd;
+	uint64_t off = lo - r->r.start + (r->present ? 0 : r->r.image_off);
 
-	if (r->r.start < zone_end() && r->r.end > zone_start())
-		return dsm__fail(
-		    e, DSM_EINVAL,
-		    "the program's range %llx-%llx overlaps the slot at "
-		    "%llx-%llx",
-		    (unsigned long long)r->r.start,
-		    (unsigned long long)r->r.end,
-		    (unsigned long long)zone_start(),
-		    (unsigned long long)zone_end());
-	r->present = r->r.kind == DSM_RANGE_HEAP && sp.heap_fd >= 0;
-	r->all_armed = 0;
-	if (r->present) {
-		fd = sp.heap_fd;
-		off = 0;
-	}
-	p = mmap(at, len, base_prot(r),
+	p = mmap(at, hi - lo, base_prot(r),
 	         MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd,
 	         (off_t)off);
 	if (p != at) {
 		int saved = errno;
 
 		if (p != MAP_FAILED)
-			munmap(p, len);
+			munmap(p, hi - lo);
 		return dsm__fail(
 		    e, saved == EEXIST ? DSM_EINVAL : DSM_ENOMEM,
 		    "cannot reserve the program's range %llx-%llx: %s",
-		    (unsigned long long)r->r.start,
-		    (unsigned long long)r->r.end, strerror(saved));
+		    (unsigned long long)lo, (unsigned long long)hi,
+		    strerror(saved));
 	}
 	if (sp.uffd >= 0 && !r->present) {
 		struct uffdio_register reg = {
-		    .range = {r->r.start, len},
+		    .range = {lo, hi - lo},
 		    .mode = UFFDIO_REGISTER_MODE_MISSING,
 		};
 
 		if (ioctl(sp.uffd, UFFDIO_REGISTER, &reg) != 0)
 			return dsm__fail(
 			    e, DSM_ESYS, "userfaultfd register %llx-%llx: %s",
-			    (unsigned long long)r->r.start,
-			    (unsigned long long)r->r.end, strerror(errno));
+			    (unsigned long long)lo, (unsigned long long)hi,
+			    strerror(errno));
 	}
 	return DSM_OK;
 }
@@ -164,42 +150,74 @@ unmap_range(struct space_range *r)
 		sp.own_page = 0;
 }
 
+/* Every page of `old` has the same place and rights in `r`. */
 static int
-same_range(const struct dsm_rec_range *a, const struct dsm_rec_range *b)
+covers(const struct dsm_rec_range *r, const struct dsm_rec_range *old)
 {
-	return a->start == b->start && a->end == b->end &&
-	       a->image_off == b->image_off && a->prot == b->prot &&
-	       a->kind == b->kind;
+	return r->start <= old->start && r->end >= old->end &&
+	       r->image_off - r->start == old->image_off - old->start &&
+	       r->prot == old->prot && r->kind == old->kind;
 }
 
-/* Both tables ascend: one walk finds what is gone, what stays, what is new. */
+/* Map what the old ranges in [*j_p, ...) that stay leave open of r. */
+static int
+map_rest(const struct space_range *r, size_t *j_p, struct dsm_error *e)
+{
+	uint64_t at = r->r.start;
+	int err = DSM_OK;
+
+	if (r->r.start < zone_end() && r->r.end > zone_start())
+		return dsm__fail(
+		    e, DSM_EINVAL,
+		    "the program's range %llx-%llx overlaps the slot at "
+		    "%llx-%llx",
+		    (unsigned long long)r->r.start,
+		    (unsigned long long)r->r.end,
+		    (unsigned long long)zone_start(),
+		    (unsigned long long)zone_end());
+	for (; *j_p < sp.n_ranges && sp.ranges[*j_p].r.start < r->r.end;
+	     ++*j_p) {
+		const struct space_range *old = &sp.ranges[*j_p];
+
+		if (!old->stays)
+			continue;
+		if (old->r.start > at)
+			err = map_piece(r, at, old->r.start, e);
+		if (err != DSM_OK)
+			return err;
+		at = old->r.end;
+	}
+	return at < r->r.end ? map_piece(r, at, r->r.end, e) : DSM_OK;
+}
+
+/*
+ * Both tables ascend. What stays must stay mapped, also when it has grown: this
+ * may be the middle of a task, whose writes are in private pages of it.
+ */
 static int
 merge_tables(struct space_range *to, size_t n, struct dsm_error *e)
 {
-	size_t i = 0;
-	int err;
+	size_t i = 0, j;
+	int err = DSM_OK;
 
-	for (size_t j = 0; j < sp.n_ranges; j++) {
+	for (j = 0; j < sp.n_ranges; j++) {
 		struct space_range *old = &sp.ranges[j];
 
-		while (i < n && to[i].r.start < old->r.start)
+		while (i < n && to[i].r.end <= old->r.start)
 			i++;
-		if (i < n && same_range(&to[i].r, &old->r)) {
-			to[i].present = old->present;
-			to[i].all_armed = old->all_armed;
-			to[i].stays = 1;
-		} else {
+		old->stays = i < n && covers(&to[i].r, &old->r);
+		if (!old->stays)
 			unmap_range(old);
-		}
+		else if (to[i].r.start == old->r.start &&
+		         to[i].r.end == old->r.end)
+			to[i].all_armed = old->all_armed;
 	}
-	for (i = 0; i < n; i++) {
-		if (to[i].stays)
-			continue;
-		err = map_range(&to[i], e);
-		if (err != DSM_OK)
-			return err;
+	for (i = 0, j = 0; i < n && err == DSM_OK; i++) {
+		to[i].present =
+		    to[i].r.kind == DSM_RANGE_HEAP && sp.heap_fd >= 0;
+		err = map_rest(&to[i], &j, e);
 	}
-	return DSM_OK;
+	return err;
 }
 
 int

@@ -29,7 +29,7 @@ struct space_range {
 	struct dsm_rec_range r;
 	int present;   /* every page is there (embedded heap) */
 	int all_armed; /* the whole range is one armed block */
-	int stays;     /* space_set: it was in the old table, too */
+	int stays;     /* space_set: in the new table, too */
 };
 
 struct space_params {

@@ -856,6 +856,77 @@ memory_mapped_between_runs_is_found(void)
 	dsm_free(sums);
 }
 
+struct grown {
+	char *first,
+	    *second; /* neighbours; second is mapped after the launch */
+	int seen;
+};
+
+static void
+use_what_came_later(void *arg)
+{
+	struct grown *g = arg;
+
+	g->first[10] = 1;
+	for (volatile int k = 0; k < 60000000; k++)
+		;
+	g->seen = g->second[20];
+	g->first[11] = 2;
+}
+
+static void
+memory_mapped_in_mid_run_is_found_and_no_write_is_lost(void)
+{
+	size_t len = 16 * PAGE;
+	struct grown g = {0};
+	struct taskrt_task t = {use_what_came_later, &g};
+	struct taskrt_run *run;
+
+	g.first = mmap(NULL, 2 * len, PROT_READ | PROT_WRITE,
+	               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(g.first != MAP_FAILED);
+	g.second = g.first + len;
+	munmap(g.second, len);
+	g.first[0] = 1;
+	CHECK(taskrt_start(&t, 1, NULL, &run) == 0);
+	CHECK(mmap(g.second, len, PROT_READ | PROT_WRITE,
+	           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+	           0) == g.second);
+	g.second[20] = 77;
+	CHECK(taskrt_wait(run) == 0);
+	CHECK(g.seen == 77);
+	CHECK(g.first[10] == 1 && g.first[11] == 2);
+	munmap(g.first, 2 * len);
+}
+
+static char *late;
+
+static void
+touch_late(void *arg)
+{
+	*(int *)arg = late[5];
+}
+
+static void
+an_address_that_was_unmapped_may_be_mapped_in_the_next_run(void)
+{
+	int seen = 0;
+	struct taskrt_options one = {.max_slots = 1};
+	struct taskrt_task t = {touch_late, &seen};
+
+	late = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+	            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	munmap(late, PAGE);
+	CHECK(taskrt_run(&t, 1, &one) == TASKRT_ETASK);
+	CHECK(mmap(late, PAGE, PROT_READ | PROT_WRITE,
+	           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+	           0) == late);
+	late[5] = 9;
+	CHECK(taskrt_run(&t, 1, &one) == 0);
+	CHECK(seen == 9);
+	munmap(late, PAGE);
+}
+
 /* --- asynchronous runs and threads --- */
 
 static void
@@ -1050,6 +1121,8 @@ static const struct {
     CASE(clean_pages_are_not_fetched_again),
     CASE(changed_globals_and_locals_reach_the_next_run),
     CASE(memory_mapped_between_runs_is_found),
+    CASE(memory_mapped_in_mid_run_is_found_and_no_write_is_lost),
+    CASE(an_address_that_was_unmapped_may_be_mapped_in_the_next_run),
     CASE(an_asynchronous_run_sees_the_launch_state),
     CASE(a_second_launch_commits_the_first),
     CASE(a_cancelled_run_changes_nothing),
