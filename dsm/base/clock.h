@@ -32,13 +32,13 @@ dsm__cpu_relax(void)
 }
 
 /*
- * The pause between two looks at a socket, the n-th in a row. After some 15 us
+ * The pause between two looks at a socket, the n-th in a row. After some 5 us
  * without an answer the core is offered to whoever is ready to run on it: that
  * may well be the one whose answer is waited for. (Both ends of a spinning
  * exchange woken on one core otherwise take turns by the scheduler's slices,
  * milliseconds each.)
  */
-#define DSM_SPINS_BEFORE_YIELD 100u
+#define DSM_SPINS_BEFORE_YIELD 32u
 static inline void
 dsm__spin_pause(uint64_t n)
 {
