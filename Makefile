@@ -91,7 +91,11 @@ slot_obj := $(patsubst %,$(B)/slot/obj/%.o,$(basename $(slot_src)))
 # --- what to build ---
 
 libdsm := $(B)/lib/libdsm.a
+# What users link: one object with only public names in it, so that a program's
+# own worker_create is no clash, and malloc always comes along. What unit tests,
+# tools and benchmarks link: the same objects with all their names.
 libtaskrt := $(B)/lib/libtaskrt.a
+libinternal := $(B)/lib/internal.a
 # coordinator and worker cores without the client: a daemon must not get the
 # client library's malloc.
 libcoord := $(B)/lib/libcoord.a
@@ -120,8 +124,16 @@ test-programs: $(unit) $(e2e) $(fuzz)
 
 $(libdsm): $(call obj,$(dsm_src))
 $(libcoord): $(call obj,$(coord_src))
-$(libtaskrt): $(call obj,$(coord_src) $(client_src))
-$(libdsm) $(libcoord) $(libtaskrt):
+$(libinternal): $(call obj,$(coord_src) $(client_src))
+$(B)/lib/taskrt.o: $(call obj,$(coord_src) $(client_src))
+	@mkdir -p $(@D)
+	$(call say,LD) ld -r -o $@ $(filter %.o,$^)
+	@objcopy --wildcard $(addprefix --keep-global-symbol=,\
+		$(shell sed -n '/global:/,/local:/s/^\t\t\(.*\);$$/"\1"/p' \
+		taskrt/libtaskrt.map)) $@
+$(B)/lib/taskrt.o: taskrt/libtaskrt.map
+$(libtaskrt): $(B)/lib/taskrt.o
+$(libdsm) $(libcoord) $(libtaskrt) $(libinternal):
 	@mkdir -p $(@D)
 	$(call say,AR) rm -f $@; ar rcs $@ $^
 
@@ -146,14 +158,14 @@ $(programs) $(unit) $(e2e) $(fuzz) $(examples) $(bench):
 
 $(addprefix $(B)/bin/,$(daemons)): $(B)/bin/%: $(B)/obj/coordinator/%.o \
 	$(call obj,$(daemon_src)) $(libcoord) $(libdsm)
-$(B)/bin/taskrt: $(call obj,$(tool_src) coordinator/options.c) $(libtaskrt) \
+$(B)/bin/taskrt: $(call obj,$(tool_src) coordinator/options.c) $(libinternal) \
 	$(libdsm)
-$(unit): $(call obj,$(test_src)) $(libtaskrt) $(libdsm)
+$(unit): $(call obj,$(test_src)) $(libinternal) $(libdsm)
 $(unit): EXTRA_LIBS := -lcunit
 $(e2e): $(B)/tests/e2e/%: $(B)/obj/tests/e2e/%.o $(libtaskrt) $(libdsm)
 $(examples): $(B)/examples/%: $(B)/obj/examples/%.o \
 	$(call obj,$(example_common)) $(libtaskrt) $(libdsm)
-$(bench): $(call obj,$(bench_src)) $(libtaskrt) $(libdsm)
+$(bench): $(call obj,$(bench_src)) $(libinternal) $(libdsm)
 $(examples) $(bench): EXTRA_LIBS := -fopenmp -lpng
 $(call obj,$(example_src) $(bench_src)): ALL_CFLAGS += -fopenmp
 # With SANITIZE=fuzzer-no-link,… libFuzzer brings its own main.

@@ -11,7 +11,11 @@ failed=0
 check() {
 	local library=$1 pattern=$2 names surplus missing
 	shift 2
-	names=$(nm -D --defined-only "$B/lib/$library" | awk '{ print $3 }')
+	case $library in
+	*.a) names=$(nm -g --defined-only "$B/lib/$library") ;;
+	*) names=$(nm -D --defined-only "$B/lib/$library") ;;
+	esac
+	names=$(awk 'NF == 3 { print $3 }' <<<"$names")
 	surplus=$(grep -vE "^($pattern)\$" <<<"$names" | tr '\n' ' ')
 	missing=$(printf '%s\n' "$@" | grep -vxF -e "$names" | tr '\n' ' ')
 	if [ -z "$surplus$missing" ]; then
@@ -28,5 +32,6 @@ family=$(IFS='|' && echo "${malloc_family[*]}")
 
 check libdsm.so 'dsm_.*' dsm_malloc dsm_free
 check libtaskrt.so "taskrt_[a-z].*|$family" taskrt_run "${malloc_family[@]}"
+check libtaskrt.a "taskrt_[a-z].*|$family" taskrt_run "${malloc_family[@]}"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -1079,6 +1079,145 @@ another_thread_loses_no_store_while_runs_launch(void)
 	dsm_free(a);
 }
 
+/* --- mappings that change --- */
+
+/* Inaccessible memory to be opened piece by piece, more of it on both sides; it
+ * starts at a multiple of 2 MiB. */
+static char *
+lonely_memory(size_t reserve)
+{
+	const size_t align = (size_t)2 << 20;
+	char *p = mmap(NULL, reserve + 2 * align, PROT_NONE,
+	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED
+	           ? NULL
+	           : (char *)(((uintptr_t)p + align) & ~(align - 1));
+}
+
+static void
+add_one(void *arg)
+{
+	++*(char *)arg;
+}
+
+static void
+a_mapping_that_has_grown_stays_writable(void)
+{
+	char *m = lonely_memory((size_t)2 << 20);
+	struct taskrt_task first = {add_one, m};
+	struct taskrt_task second = {add_one, m + 16 * PAGE};
+
+	CHECK(m != NULL);
+	CHECK(mprotect(m, 16 * PAGE, PROT_READ | PROT_WRITE) == 0);
+	CHECK(taskrt_run(&first, 1, NULL) == 0);
+	CHECK(mprotect(m, 32 * PAGE, PROT_READ | PROT_WRITE) == 0);
+	CHECK(taskrt_run(&second, 1, NULL) == 0);
+	for (int round = 0; round < 12; round++)
+		CHECK(taskrt_run(&first, 1, NULL) == 0);
+	CHECK(m[0] == 13 && m[16 * PAGE] == 1);
+}
+
+static void
+memory_made_writable_between_runs_can_be_written(void)
+{
+	char *m = lonely_memory((size_t)2 << 20);
+	struct taskrt_task t = {add_one, m + 5};
+	struct taskrt_task u = {add_one, m + PAGE};
+
+	CHECK(m != NULL);
+	CHECK(mprotect(m, 2 * PAGE, PROT_READ | PROT_WRITE) == 0);
+	m[5] = 7;
+	CHECK(taskrt_run(&u, 1, NULL) == 0);
+	CHECK(mprotect(m, PAGE, PROT_READ) == 0);
+	CHECK(taskrt_run(&u, 1, NULL) == 0);
+	CHECK(mprotect(m, PAGE, PROT_READ | PROT_WRITE) == 0);
+	CHECK(taskrt_run(&t, 1, NULL) == 0);
+	CHECK(m[5] == 8 && m[PAGE] == 2);
+}
+
+#define FAR ((size_t)2 << 20)
+#define N_FAR 4300
+
+struct far_apart {
+	char *heap, *mapped;
+};
+
+static void
+write_far_apart(void *arg)
+{
+	struct far_apart *f = arg;
+
+	for (size_t k = 0; k < N_FAR; k++)
+		f->heap[k * FAR] = 1;
+	f->mapped[0] = 1;
+	f->mapped[1] = f->heap[FAR];
+}
+
+static void
+writes_may_lie_far_apart(void)
+{
+	struct far_apart f = {dsm_malloc(N_FAR * FAR),
+	                      lonely_memory((size_t)2 << 20)};
+	struct taskrt_task t = {write_far_apart, &f};
+
+	CHECK(f.heap != NULL && f.mapped != NULL);
+	CHECK(mprotect(f.mapped, PAGE, PROT_READ | PROT_WRITE) == 0);
+	for (int round = 0; round < 2; round++) {
+		CHECK(taskrt_run(&t, 1, NULL) == 0);
+		for (size_t k = 0; k < N_FAR; k++)
+			CHECK(f.heap[k * FAR] == 1);
+		CHECK(f.mapped[0] == 1 && f.mapped[1] == 1);
+		for (size_t k = 0; k < N_FAR; k++)
+			f.heap[k * FAR] = 0;
+		f.mapped[0] = f.mapped[1] = 0;
+	}
+	dsm_free(f.heap);
+}
+
+struct shrunk {
+	char *kept, *late;
+	int seen;
+};
+
+static void
+write_wait_and_look(void *arg)
+{
+	struct shrunk *s = arg;
+	const struct timespec pause = {0, 300000000};
+
+	s->kept[10] = 1;
+	s->kept[3 * PAGE] = 1;
+	nanosleep(&pause, NULL);
+	s->seen = s->late[20]; /* asks for the table of mappings */
+	s->kept[11] = s->kept[10];
+}
+
+static void
+writes_survive_when_their_mapping_shrinks_or_splits(void)
+{
+	const struct timespec pause = {0, 100000000};
+	char *m = lonely_memory((size_t)2 << 20);
+	struct shrunk s = {m, m + 64 * PAGE, 0};
+	struct taskrt_task t = {write_wait_and_look, &s};
+	struct taskrt_run *run;
+
+	CHECK(m != NULL);
+	CHECK(mprotect(m, 16 * PAGE, PROT_READ | PROT_WRITE) == 0);
+	CHECK(taskrt_start(&t, 1, NULL, &run) == 0);
+	nanosleep(&pause, NULL);
+	CHECK(mprotect(m + 8 * PAGE, 8 * PAGE, PROT_NONE) == 0);
+	CHECK(mprotect(m + 2 * PAGE, PAGE, PROT_READ) == 0);
+	CHECK(mprotect(s.late, PAGE, PROT_READ | PROT_WRITE) == 0);
+	s.late[20] = 9;
+	CHECK(taskrt_wait(run) == 0);
+	CHECK(s.seen == 9);
+	CHECK(m[10] == 1 && m[11] == 1 && m[3 * PAGE] == 1);
+	t = (struct taskrt_task){add_one, m + PAGE};
+	CHECK(taskrt_run(&t, 1, NULL) == 0);
+	CHECK(m[PAGE] == 1 && m[10] == 1);
+}
+
 /* --- the list --- */
 
 static const struct {
@@ -1128,6 +1267,10 @@ static const struct {
     CASE(a_cancelled_run_changes_nothing),
     CASE(several_threads_may_launch),
     CASE(another_thread_loses_no_store_while_runs_launch),
+    CASE(a_mapping_that_has_grown_stays_writable),
+    CASE(memory_made_writable_between_runs_can_be_written),
+    CASE(writes_may_lie_far_apart),
+    CASE(writes_survive_when_their_mapping_shrinks_or_splits),
 };
 
 static int
