@@ -2,6 +2,10 @@
  * differs between architectures. */
 #include "context.h"
 
+#include "taskpage.h"
+
+#include <unistd.h>
+#include <stdio.h>
 #include <sys/resource.h>
 
 #include "../../dsm/base/page.h"
@@ -57,10 +61,28 @@ stack_size(void)
 	return dsm__page_up(limit.rlim_cur);
 }
 
+/*
+ * Tasks that print fill their copies of stdout's buffer: no race, and nothing for
+ * the program. One that the program has not used yet gets a buffer of ours, or
+ * each task would allocate one. Reads glibc's struct _IO_FILE, whose layout is
+ * part of its ABI.
+ */
+static void
+stdout_buffer(struct taskrt__context *c)
+{
+	if (stdout->_IO_buf_base == NULL)
+		setvbuf(stdout, taskrt__task_page.out,
+		        isatty(STDOUT_FILENO) ? _IOLBF : _IOFBF,
+		        sizeof(taskrt__task_page.out));
+	c->out_start = (uintptr_t)stdout->_IO_buf_base;
+	c->out_end = (uintptr_t)stdout->_IO_buf_end;
+}
+
 void
 taskrt__context_capture(struct taskrt__context *c)
 {
 	capture_registers(c);
 	dsm__map_tls(&c->tls_start, &c->tls_end);
+	stdout_buffer(c);
 	c->stack_size = stack_size();
 }

@@ -2,6 +2,8 @@
 #include "run.h"
 
 #include <inttypes.h>
+#include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -217,6 +219,8 @@ send_run(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
 	    .tp = context->tp,
 	    .tls_start = context->tls_start,
 	    .tls_end = context->tls_end,
+	    .out_start = context->out_start,
+	    .out_end = context->out_end,
 	    .task_page = (uintptr_t)&taskrt__task_page,
 	    .stack_size = context->stack_size,
 	    .name = dsm__str(run->name),
@@ -336,6 +340,10 @@ taskrt__run_launch(const struct taskrt__job *job,
 	pthread_mutex_lock(&c->run_lock);
 	if (c->run != NULL)
 		taskrt__run_finish(c);
+	/* What the program has buffered must not be in the tasks' copies of the
+	 * buffer too. */
+	if (__fpending(stdout) > 0)
+		fflush(stdout);
 	if (job->begin == job->end)
 		run->finished = 1;
 	else

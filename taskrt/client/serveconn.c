@@ -239,6 +239,30 @@ on_ask(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	return err;
 }
 
+/* A task's text, onto our own stdout or stderr. Where that is closed or full for
+ * good, the text is lost as it would be locally. */
+static int
+on_output(const struct dsm_frame *f)
+{
+	struct dsm_msg_output m;
+	size_t done = 0;
+
+	int err = dsm__decode_output(f->body, f->len, &m);
+	if (err != DSM_OK)
+		return err;
+	if (m.fd != STDOUT_FILENO && m.fd != STDERR_FILENO)
+		return DSM_EPROTO;
+	while (done < m.text.len) {
+		ssize_t n =
+		    write((int)m.fd, m.text.ptr + done, m.text.len - done);
+
+		if (n < 0 && errno != EINTR)
+			break;
+		done += n > 0 ? (size_t)n : 0;
+	}
+	return DSM_OK;
+}
+
 static int
 on_writes(struct taskrt__serveconn *c, const struct dsm_frame *f)
 {
@@ -289,6 +313,9 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 		break;
 	case DSM_MSG_WRITES:
 		err = on_writes(c, f);
+		break;
+	case DSM_MSG_OUTPUT:
+		err = on_output(f);
 		break;
 	default:
 		err = DSM_EPROTO;

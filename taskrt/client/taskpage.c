@@ -1,5 +1,21 @@
 /* The task page's one object. */
 #include "taskpage.h"
 
+#include <stdio.h>
+#include <stdio_ext.h>
+
+/* In a task. Looking first keeps a task that printed nothing from writing to the
+ * C library's data. */
+static void
+flush_output(void)
+{
+	if (__fpending(stdout) > 0)
+		fflush(stdout);
+	if (__fpending(stderr) > 0)
+		fflush(stderr);
+}
+
 /* Page-aligned and whole pages, so that no other object shares its pages. */
-struct taskrt_task_page taskrt__task_page __attribute__((aligned(4096)));
+struct taskrt_task_page taskrt__task_page __attribute__((aligned(4096))) = {
+    .at_end = flush_output,
+};

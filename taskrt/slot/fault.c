@@ -80,25 +80,27 @@ present_counter(const struct space_range *r, int write)
 	return write ? &c->present_data_write : &c->present_data_read;
 }
 
-/* Range of addr; asks the client when the table has none. */
+/* Range of addr; asks the client when the table has none, or one that does not
+ * allow `prot`: it may do so now. */
 static struct space_range *
-range_of(uint64_t addr, int *lost_p)
+range_of(uint64_t addr, int prot, int *lost_p)
 {
 	struct space_range *r = space_find(addr);
 	struct dsm_array table;
 	struct dsm_error e = {0};
 
 	*lost_p = 0;
-	if (r != NULL || zone_holds(addr) || addr < DSM_PAGE ||
-	    addr >> 47 != 0 || dsm__page_down(addr) == fa.asked_page)
+	if ((r != NULL && (~r->r.prot & (uint32_t)prot) == 0) ||
+	    zone_holds(addr) || addr < DSM_PAGE || addr >> 47 != 0 ||
+	    dsm__page_down(addr) == fa.asked_page)
 		return r;
 	if (fetch_ask(addr, &table) != DSM_OK ||
-	    space_set(&table, &e) != DSM_OK) {
+	    space_set(&table, 1, &e) != DSM_OK) {
 		*lost_p = 1;
 		return NULL;
 	}
 	r = space_find(addr);
-	if (r == NULL)
+	if (r == NULL || (~r->r.prot & (uint32_t)prot) != 0)
 		fa.asked_page = dsm__page_down(addr);
 	return r;
 }
@@ -174,7 +176,11 @@ on_segv(const ucontext_t *uc, const siginfo_t *si)
 	if (si->si_code <= 0)
 		return fail(DSM_FAIL_CRASH, SIGSEGV, 0, uc,
 		            "SIGSEGV raised by kill or raise");
-	r = range_of(addr, &lost);
+	r = range_of(addr,
+	             arch_fault_exec(uc) ? PROT_EXEC
+	             : write             ? PROT_WRITE
+	                                 : PROT_READ,
+	             &lost);
 	if (lost)
 		return FAULT_LOST;
 	if (r == NULL)
@@ -263,7 +269,8 @@ handler(int sig, siginfo_t *si, void *ucv)
 		end = on_bus(uc, si);
 		break;
 	case SIGSYS:
-		end = syscalls_handle(uc, si, &fa.failure);
+		end = syscalls_handle(uc, si, atomic_load(&fa.p.ctl->current),
+		                      &fa.failure);
 		break;
 	default:
 		end = on_other(uc, si, sig);
@@ -289,7 +296,7 @@ fault_touch(uint64_t addr, uint64_t len, int write)
 
 		if (zone_holds(a))
 			continue; /* the task's own stack */
-		r = range_of(a, &lost);
+		r = range_of(a, write ? PROT_WRITE : PROT_READ, &lost);
 		if (r == NULL || (write && !(r->r.prot & PROT_WRITE)))
 			return -1;
 		if (!r->present && fetch_page(r, a, 0) >= FETCH_UNMAPPED)

@@ -127,10 +127,14 @@ request_ahead(struct space_range *r, uint64_t addr, uint32_t n)
 		n = DSM_READ_MAX;
 	if (n > left)
 		n = (uint32_t)left;
+	/* Shown first: this process may be killed right after the claim. */
+	show_claim(1, r->r.image_off + (addr - r->r.start), n);
 	got = dsm__image_claim(ft.p.image, r->r.image_off + (addr - r->r.start),
 	                       n, ft.p.slot, &state);
-	if (got == 0)
+	if (got == 0) {
+		show_claim(1, 0, 0);
 		return DSM_OK;
+	}
 	ft.ahead =
 	    (struct window){addr, r->r.image_off + (addr - r->r.start), got};
 	show_claim(1, ft.ahead.off, got);
@@ -281,7 +285,10 @@ fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 		want = window_size(r, addr, off, more, &before);
 		if (r->r.kind == DSM_RANGE_VDSO)
 			want = (uint32_t)((r->r.end - r->r.start) / DSM_PAGE);
+		show_claim(0, off, want);
 		n = dsm__image_claim(ft.p.image, off, want, ft.p.slot, &state);
+		if (n == 0)
+			show_claim(0, 0, 0);
 		if (n > 0) {
 			result = demand(r, addr, off, n, before >= AHEAD_MIN);
 			break;

@@ -27,6 +27,7 @@
 #include "../../dsm/base/clock.h"
 #include "arch.h"
 #include "fetch.h"
+#include "output.h"
 #include "slotctl.h"
 #include "space.h"
 #include "syscalls.h"
@@ -147,6 +148,8 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 	end = task_call(lo, hi);
 	if (end == FAULT_LOST)
 		stop(SLOT_EXIT_DATA, "the connection to the program is lost");
+	if (output_flush() != DSM_OK)
+		stop(SLOT_EXIT_DATA, "cannot send a task's output");
 	if (end == FAULT_FAILED) {
 		note_failure(out);
 		if (fetch_settle() != DSM_OK)
@@ -237,6 +240,7 @@ exec(const struct dsm_msg_exec *x)
 		     (unsigned long long)x->run);
 	atomic_store(&sl.ctl->attempt, x->attempt);
 	writeset_begin(x->attempt);
+	output_begin(x->run);
 	if (isolate) {
 		for (uint64_t i = x->lo; i < x->hi; i++)
 			if (one_writer(i, i + 1, &out))
@@ -302,7 +306,7 @@ take_run(const struct dsm_frame *f)
 	if (dsm__decode_run(f->body, f->len, &m) != DSM_OK)
 		stop(SLOT_EXIT_PROTO, "malformed RUN");
 	if (m.flags & DSM_RUN_RANGES) {
-		err = space_set(&m.ranges, &e);
+		err = space_set(&m.ranges, 0, &e);
 		if (err != DSM_OK)
 			stop(err == DSM_EINVAL ? SLOT_EXIT_COLLIDES
 			                       : SLOT_EXIT_SETUP,
@@ -317,16 +321,18 @@ take_run(const struct dsm_frame *f)
 	fault_new_run();
 	writeset_new_run(m.run);
 	writeset_private(PRIVATE_TLS, m.tls_start, m.tls_end);
+	writeset_private(PRIVATE_STDOUT, m.out_start, m.out_end);
+	find_task_page(m.task_page);
 	t = (struct task_run){
 	    .mode = m.mode,
 	    .fn = m.fn,
 	    .ctx = m.ctx,
+	    .at_end = sl.page != NULL ? sl.page->at_end : NULL,
 	    .tp = m.tp,
 	    .mxcsr = m.mxcsr,
 	    .fpucw = m.fpucw,
 	};
 	task_set_run(&t);
-	find_task_page(m.task_page);
 	set_arena();
 }
 
@@ -423,6 +429,7 @@ slot_main(void *arg)
 	ws.allow_lz4 =
 	    !sl.embedded && strncmp(dsm__conn_peer(sl.data), "127.", 4) != 0;
 	writeset_init(&ws);
+	output_init(sl.data);
 	task.ctl = sl.ctl;
 	task.counters = &sl.counters;
 	task.slot_tp = arch_get_tp();

@@ -18,6 +18,9 @@
 #endif
 
 #define MAX_BLOCKS 4096u
+/* Beyond that a range has one block; there cannot be more ranges than mappings,
+ * see vm.max_map_count. */
+#define ROOM_BLOCKS (MAX_BLOCKS + (1u << 16))
 /* segv: mappings that opening single pages may cost before all are closed. */
 #define OPEN_LIMIT 24000u
 /* segv: pages opened with one mprotect when they are there. */
@@ -38,7 +41,7 @@ static struct {
 	struct dsm_pagemap pagemap;
 	struct space_range *ranges; /* ascending */
 	size_t n_ranges;
-	struct block *blocks; /* MAX_BLOCKS, unordered */
+	struct block *blocks; /* ROOM_BLOCKS, unordered */
 	size_t n_blocks;
 	uint32_t n_opened; /* segv: mprotects since the last close */
 	uint64_t own_page; /* armed by space_arm_own, 0: none */
@@ -75,7 +78,7 @@ space_init(const struct space_params *p, struct dsm_error *e)
 	if (err != DSM_OK)
 		return dsm__fail(e, err, "cannot open /proc/self/pagemap: %s",
 		                 strerror(errno));
-	sp.blocks = zone_map(MAX_BLOCKS * sizeof(*sp.blocks));
+	sp.blocks = zone_map(ROOM_BLOCKS * sizeof(*sp.blocks));
 	if (sp.blocks == NULL)
 		return dsm__fail(e, DSM_ENOMEM, "no memory for the slot");
 	return DSM_OK;
@@ -133,6 +136,14 @@ map_piece(const struct space_range *r, uint64_t lo, uint64_t hi,
 	return DSM_OK;
 }
 
+/* [lo, hi) has got another protection: the task page keeps its own. */
+static void
+keep_own(uint64_t lo, uint64_t hi)
+{
+	if (sp.own_page != 0 && sp.own_page >= lo && sp.own_page < hi)
+		mprotect((void *)sp.own_page, DSM_PAGE, PROT_READ | PROT_WRITE);
+}
+
 static void
 unmap_range(struct space_range *r)
 {
@@ -159,22 +170,28 @@ covers(const struct dsm_rec_range *r, const struct dsm_rec_range *old)
 	       r->prot == old->prot && r->kind == old->kind;
 }
 
+static int
+check_zone(const struct space_range *r, struct dsm_error *e)
+{
+	if (r->r.start >= zone_end() || r->r.end <= zone_start())
+		return DSM_OK;
+	return dsm__fail(
+	    e, DSM_EINVAL,
+	    "the program's range %llx-%llx overlaps the slot at "
+	    "%llx-%llx",
+	    (unsigned long long)r->r.start, (unsigned long long)r->r.end,
+	    (unsigned long long)zone_start(), (unsigned long long)zone_end());
+}
+
 /* Map what the old ranges in [*j_p, ...) that stay leave open of r. */
 static int
 map_rest(const struct space_range *r, size_t *j_p, struct dsm_error *e)
 {
 	uint64_t at = r->r.start;
-	int err = DSM_OK;
+	int err = check_zone(r, e);
 
-	if (r->r.start < zone_end() && r->r.end > zone_start())
-		return dsm__fail(
-		    e, DSM_EINVAL,
-		    "the program's range %llx-%llx overlaps the slot at "
-		    "%llx-%llx",
-		    (unsigned long long)r->r.start,
-		    (unsigned long long)r->r.end,
-		    (unsigned long long)zone_start(),
-		    (unsigned long long)zone_end());
+	if (err != DSM_OK)
+		return err;
 	for (; *j_p < sp.n_ranges && sp.ranges[*j_p].r.start < r->r.end;
 	     ++*j_p) {
 		const struct space_range *old = &sp.ranges[*j_p];
@@ -190,10 +207,8 @@ map_rest(const struct space_range *r, size_t *j_p, struct dsm_error *e)
 	return at < r->r.end ? map_piece(r, at, r->r.end, e) : DSM_OK;
 }
 
-/*
- * Both tables ascend. What stays must stay mapped, also when it has grown: this
- * may be the middle of a task, whose writes are in private pages of it.
- */
+/* Both tables ascend. Between tasks, when no page is private: what is gone or
+ * has changed is unmapped, what stays keeps its mapping. */
 static int
 merge_tables(struct space_range *to, size_t n, struct dsm_error *e)
 {
@@ -220,8 +235,134 @@ merge_tables(struct space_range *to, size_t n, struct dsm_error *e)
 	return err;
 }
 
+/* uffd: a range that is mapped has got another protection. */
+static int
+reprotect(const struct space_range *r, struct dsm_error *e)
+{
+	int bad = mprotect((void *)r->r.start, r->r.end - r->r.start,
+	                   base_prot(r)) != 0;
+
+	for (size_t i = 0; i < sp.n_blocks && !bad; i++) {
+		const struct block *b = &sp.blocks[i];
+		uint64_t lo = b->start > r->r.start ? b->start : r->r.start;
+		uint64_t hi = b->end < r->r.end ? b->end : r->r.end;
+
+		bad = lo < hi &&
+		      mprotect((void *)lo, hi - lo, (int)r->r.prot) != 0;
+	}
+	keep_own(r->r.start, r->r.end);
+	return bad ? dsm__fail(e, DSM_ENOMEM, "mprotect %llx-%llx: %s",
+	                       (unsigned long long)r->r.start,
+	                       (unsigned long long)r->r.end, strerror(errno))
+	           : DSM_OK;
+}
+
+/* The old and the new range that hold [at, end) of it; either may be NULL. */
+struct piece {
+	const struct space_range *old, *new;
+	uint64_t at, end;
+};
+
+/* Make the piece what the task is to see from now on. */
+static int
+take_piece(const struct piece *p, struct space_range *r, struct dsm_error *e)
+{
+	const struct dsm_rec_range *w = p->new != NULL ? &p->new->r : NULL;
+	int err = DSM_OK;
+
+	*r = p->old != NULL ? *p->old : *p->new;
+	r->r.image_off += p->at - r->r.start;
+	r->r.start = p->at;
+	r->r.end = p->end;
+	if (p->old == NULL) {
+		err = check_zone(r, e);
+		return err == DSM_OK ? map_piece(r, p->at, p->end, e) : err;
+	}
+	if (w != NULL && w->kind == r->r.kind &&
+	    w->image_off - w->start == r->r.image_off - r->r.start) {
+		uint32_t more = w->prot & ~r->r.prot;
+
+		r->r.prot |= more;
+		if ((more & PROT_EXEC) && sp.uffd >= 0)
+			err = reprotect(r, e);
+	}
+	return err;
+}
+
+static int
+continues(const struct space_range *a, const struct space_range *b)
+{
+	return a->r.end == b->r.start &&
+	       a->r.image_off - a->r.start == b->r.image_off - b->r.start &&
+	       a->r.prot == b->r.prot && a->r.kind == b->r.kind &&
+	       a->r.priv_start == b->r.priv_start &&
+	       a->r.priv_end == b->r.priv_end && !a->all_armed && !b->all_armed;
+}
+
+/* The first piece at or after `at`: 1, or 0 at the end. */
+static int
+next_piece(uint64_t at, const struct space_range **old_p,
+           const struct space_range *old_end, const struct space_range **new_p,
+           const struct space_range *new_end, struct piece *p)
+{
+	const struct space_range *o, *w;
+	uint64_t o_start, w_start;
+
+	while (*old_p < old_end && (*old_p)->r.end <= at)
+		++*old_p;
+	while (*new_p < new_end && (*new_p)->r.end <= at)
+		++*new_p;
+	o = *old_p < old_end ? *old_p : NULL;
+	w = *new_p < new_end ? *new_p : NULL;
+	if (o == NULL && w == NULL)
+		return 0;
+	o_start = o != NULL ? o->r.start : UINT64_MAX;
+	w_start = w != NULL ? w->r.start : UINT64_MAX;
+	if (at < o_start && at < w_start)
+		at = o_start < w_start ? o_start : w_start;
+	p->at = at;
+	p->old = o_start <= at ? o : NULL;
+	p->new = w_start <= at ? w : NULL;
+	p->end = p->old != NULL ? o->r.end : o_start;
+	if ((p->new != NULL ? w->r.end : w_start) < p->end)
+		p->end = p->new != NULL ? w->r.end : w_start;
+	return 1;
+}
+
+/*
+ * In the middle of a task, whose writes are in private pages: everything that is
+ * mapped stays as it was at the launch, whatever the program has done to it
+ * since; new places are added, and new rights.
+ */
+static int
+add_table(const struct space_range *to, size_t n, struct dsm_error *e)
+{
+	const struct space_range *old = sp.ranges, *old_end = old + sp.n_ranges;
+	const struct space_range *new = to, *new_end = to + n;
+	struct space_range *v = calloc(2 * (n + sp.n_ranges) + 1, sizeof(*v));
+	struct piece p = {.end = 0};
+	size_t k = 0;
+	int err = DSM_OK;
+
+	if (v == NULL)
+		return dsm__fail(e, DSM_ENOMEM, "no memory for %zu ranges", n);
+	while (err == DSM_OK &&
+	       next_piece(p.end, &old, old_end, &new, new_end, &p)) {
+		err = take_piece(&p, &v[k], e);
+		if (k > 0 && continues(&v[k - 1], &v[k]))
+			v[k - 1].r.end = v[k].r.end;
+		else
+			k++;
+	}
+	free(sp.ranges);
+	sp.ranges = v;
+	sp.n_ranges = k;
+	sp.last = 0;
+	return err;
+}
+
 int
-space_set(const struct dsm_array *ranges, struct dsm_error *e)
+space_set(const struct dsm_array *ranges, int in_task, struct dsm_error *e)
 {
 	size_t n = ranges->n;
 	struct space_range *to = calloc(n ? n : 1, sizeof(*to));
@@ -245,6 +386,11 @@ space_set(const struct dsm_array *ranges, struct dsm_error *e)
 			                 i);
 		}
 		last_end = r->end;
+	}
+	if (in_task) {
+		err = add_table(to, n, e);
+		free(to);
+		return err;
 	}
 	err = merge_tables(to, n, e);
 	free(sp.ranges);
@@ -309,14 +455,6 @@ find_block(uint64_t addr)
 		if (addr >= sp.blocks[i].start && addr < sp.blocks[i].end)
 			return &sp.blocks[i];
 	return NULL;
-}
-
-/* [lo, hi) has got another protection: the task page keeps its own. */
-static void
-keep_own(uint64_t lo, uint64_t hi)
-{
-	if (sp.own_page != 0 && sp.own_page >= lo && sp.own_page < hi)
-		mprotect((void *)sp.own_page, DSM_PAGE, PROT_READ | PROT_WRITE);
 }
 
 /* segv: one mprotect a range merges all the mappings that openings split. */
@@ -390,12 +528,16 @@ space_open(struct space_range *r, uint64_t addr)
 	return open_run(r, addr, (int)(r->r.prot & ~PROT_WRITE), OPEN_RUN);
 }
 
-/* Too many blocks: arm the whole range, which absorbs its blocks. */
+/* Too many blocks, or mappings: arm the whole range, which absorbs its blocks. */
 static int
 arm_range(struct space_range *r)
 {
 	size_t kept = 0;
 
+	if (sp.n_blocks == ROOM_BLOCKS) {
+		errno = ENOMEM;
+		return 0;
+	}
 	for (size_t i = 0; i < sp.n_blocks; i++) {
 		if (sp.blocks[i].start >= r->r.start &&
 		    sp.blocks[i].start < r->r.end)
@@ -404,8 +546,6 @@ arm_range(struct space_range *r)
 	}
 	sp.n_blocks = kept;
 	r->all_armed = 1;
-	if (sp.n_blocks == MAX_BLOCKS)
-		return 0;
 	sp.blocks[sp.n_blocks++] = (struct block){r->r.start, r->r.end, 0};
 	if (sp.uffd >= 0 || r->present)
 		return mprotect((void *)r->r.start, r->r.end - r->r.start,
@@ -413,29 +553,47 @@ arm_range(struct space_range *r)
 	return 1;
 }
 
+/* The block to be of addr. Of another one there may be a part in the same place:
+ * its range was smaller then. */
+static struct block
+block_around(const struct space_range *r, uint64_t addr)
+{
+	uint64_t lo = addr & ~(ARM_BLOCK - 1);
+	uint64_t hi = lo + ARM_BLOCK;
+
+	if (lo < r->r.start)
+		lo = r->r.start;
+	if (hi > r->r.end)
+		hi = r->r.end;
+	for (size_t i = 0; i < sp.n_blocks; i++) {
+		const struct block *b = &sp.blocks[i];
+
+		if (b->end <= addr && b->end > lo)
+			lo = b->end;
+		else if (b->start > addr && b->start < hi)
+			hi = b->start;
+	}
+	return (struct block){lo, hi, 0};
+}
+
 int
 space_arm(struct space_range *r, uint64_t addr)
 {
 	struct block *b;
-	uint64_t lo, hi;
 
 	addr = dsm__page_down(addr);
 	b = find_block(addr);
 	if (b == NULL) {
-		if (sp.n_blocks == MAX_BLOCKS) {
+		struct block new = block_around(r, addr);
+
+		if (sp.n_blocks >= MAX_BLOCKS ||
+		    ((sp.uffd >= 0 || r->present) &&
+		     mprotect((void *)new.start, new.end - new.start,
+		              (int)r->r.prot) != 0)) {
 			if (!arm_range(r))
 				return 0;
 		} else {
-			lo = addr & ~(ARM_BLOCK - 1);
-			hi = lo + ARM_BLOCK;
-			if (lo < r->r.start)
-				lo = r->r.start;
-			if (hi > r->r.end)
-				hi = r->r.end;
-			if ((sp.uffd >= 0 || r->present) &&
-			    mprotect((void *)lo, hi - lo, (int)r->r.prot) != 0)
-				return 0;
-			sp.blocks[sp.n_blocks++] = (struct block){lo, hi, 0};
+			sp.blocks[sp.n_blocks++] = new;
 		}
 		if (sp.uffd >= 0 || r->present)
 			return 1;
@@ -489,6 +647,19 @@ struct walk {
 	int err;
 };
 
+/* The runs before this one may have used the mappings up. */
+static int
+reopen(const struct space_range *r, uint64_t start, uint64_t n_pages)
+{
+	for (int try = 0; try < 2; try++) {
+		if (mprotect((void *)start, n_pages * DSM_PAGE,
+		             (int)r->r.prot) == 0)
+			return 1;
+		close_all();
+	}
+	return 0;
+}
+
 static int
 private_run(void *arg, uint64_t start, uint64_t n_pages)
 {
@@ -507,9 +678,7 @@ private_run(void *arg, uint64_t start, uint64_t n_pages)
 	}
 	w->n_pages += n_pages;
 	/* segv: closed meanwhile by close_all, but private all the same. */
-	if (sp.uffd < 0 && !w->r->present &&
-	    mprotect((void *)start, n_pages * DSM_PAGE, (int)w->r->r.prot) !=
-	        0 &&
+	if (sp.uffd < 0 && !w->r->present && !reopen(w->r, start, n_pages) &&
 	    w->err == DSM_OK)
 		w->err = DSM_ENOMEM;
 	if (w->err == DSM_OK)
@@ -520,13 +689,17 @@ private_run(void *arg, uint64_t start, uint64_t n_pages)
 	return 0;
 }
 
-static void
+/* 0: not possible now (too many mappings); what is written must be searched. */
+static int
 disarm(struct block *b, struct space_range *r)
 {
-	mprotect((void *)b->start, b->end - b->start, base_prot(r));
-	if (r->all_armed)
+	int done = mprotect((void *)b->start, b->end - b->start,
+	                    base_prot(r)) == 0;
+
+	if (done)
 		r->all_armed = 0;
 	keep_own(b->start, b->end);
+	return done;
 }
 
 static int
@@ -570,10 +743,8 @@ space_collect(int (*cb)(void *, struct space_range *, uint64_t, uint64_t),
 		if (err != DSM_OK && w.err == DSM_OK)
 			w.err = err;
 		b.idle = w.n_pages > 0 ? 0 : b.idle + 1;
-		if (b.idle > IDLE_LIMIT) {
-			disarm(&b, w.r);
+		if (b.idle > IDLE_LIMIT && disarm(&b, w.r))
 			continue;
-		}
 		sp.blocks[kept++] = b;
 	}
 	sp.n_blocks = kept;

@@ -42,10 +42,11 @@ int space_init(const struct space_params *p, struct dsm_error *e);
 const char *space_backend(void); /* "uffd" or "segv" */
 
 /*
- * Take a new table: unmap what is gone, map what is new. DSM_EINVAL: a range
+ * Take a new table: unmap what is gone, map what is new. In the middle of a task
+ * nothing is unmapped, new places and rights are added. DSM_EINVAL: a range
  * overlaps the slot's zone (e names both); DSM_ESYS, DSM_ENOMEM.
  */
-int space_set(const struct dsm_array *ranges, struct dsm_error *e);
+int space_set(const struct dsm_array *ranges, int in_task, struct dsm_error *e);
 /* Range that holds addr, or NULL. Valid until the next space_set. */
 struct space_range *space_find(uint64_t addr);
 uint64_t space_heap_base(void); /* 0 when the table has no heap */

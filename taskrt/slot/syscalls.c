@@ -7,10 +7,14 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "../../dsm/base/page.h"
+#include "output.h"
+
+#define MAX_TEXT (64u << 10) /* of one write */
 
 #ifndef PR_SET_SYSCALL_USER_DISPATCH
 #define PR_SET_SYSCALL_USER_DISPATCH 59
@@ -135,19 +139,46 @@ carry_out(const ucontext_t *uc, int nr)
 	return ret == -1 ? -errno : ret;
 }
 
-/* Text of a task goes where the slot's own does. */
 static int64_t
-task_output(const ucontext_t *uc)
+put_text(unsigned fd, uint64_t task, uint64_t buf, uint64_t len)
 {
-	uint64_t buf = arch_syscall_arg(uc, 1), len = arch_syscall_arg(uc, 2);
-	ssize_t n;
+	int err;
 
-	if (len > 65536)
-		len = 65536;
+	if (len > MAX_TEXT)
+		len = MAX_TEXT; /* the caller tries again with the rest */
 	if (fault_touch(buf, len, 0) != 0)
 		return -EFAULT;
-	n = write(STDERR_FILENO, (const void *)buf, len);
-	return n < 0 ? -errno : n;
+	err = output_write(task, fd, (const void *)buf, len);
+	return err != DSM_OK ? -EIO : (int64_t)len;
+}
+
+static int64_t
+task_write(const ucontext_t *uc, uint64_t task)
+{
+	return put_text((unsigned)arch_syscall_arg(uc, 0), task,
+	                arch_syscall_arg(uc, 1), arch_syscall_arg(uc, 2));
+}
+
+static int64_t
+task_writev(const ucontext_t *uc, uint64_t task)
+{
+	uint64_t v = arch_syscall_arg(uc, 1), n = arch_syscall_arg(uc, 2);
+	int64_t total = 0;
+
+	if (n > 1024 || fault_touch(v, n * sizeof(struct iovec), 0) != 0)
+		return n > 1024 ? -EINVAL : -EFAULT;
+	for (uint64_t i = 0; i < n; i++) {
+		struct iovec one = ((const struct iovec *)v)[i];
+		int64_t put = put_text((unsigned)arch_syscall_arg(uc, 0), task,
+		                       (uint64_t)one.iov_base, one.iov_len);
+
+		if (put < 0)
+			return total > 0 ? total : put;
+		total += put;
+		if ((uint64_t)put < one.iov_len)
+			break;
+	}
+	return total;
 }
 
 /* stdio looks at a stream before it first writes to it: a pipe. */
@@ -171,7 +202,7 @@ is_text_stream(const ucontext_t *uc)
 
 /* What stdio does with stdout and stderr. 1: handled. */
 static int
-stdio_call(ucontext_t *uc, int nr)
+stdio_call(ucontext_t *uc, int nr, uint64_t task)
 {
 	int64_t ret;
 
@@ -179,10 +210,10 @@ stdio_call(ucontext_t *uc, int nr)
 		return 0;
 	switch (nr) {
 	case SYS_write:
-		ret = task_output(uc);
+		ret = task_write(uc, task);
 		break;
-	case SYS_writev: /* stdio falls back to write */
-		ret = -EINVAL;
+	case SYS_writev:
+		ret = task_writev(uc, task);
 		break;
 	case SYS_fstat:
 		ret = task_stat(uc, 1);
@@ -234,7 +265,7 @@ is_abort(const ucontext_t *uc, int nr)
 }
 
 int
-syscalls_handle(ucontext_t *uc, const siginfo_t *si,
+syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
                 struct fault_failure *failure)
 {
 	int nr = si->si_syscall;
@@ -247,7 +278,7 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si,
 		                 "abort() was called");
 	if (nr == SYS_futex)
 		return task_futex(uc, failure);
-	if (stdio_call(uc, nr))
+	if (stdio_call(uc, nr, task))
 		return FAULT_NONE;
 	switch (e != NULL ? e->rule : FORBIDDEN) {
 	case PASS_OUT:

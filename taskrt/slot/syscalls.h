@@ -18,7 +18,7 @@
 int syscalls_init(void);
 /* A caught call: FAULT_NONE (done, result set) or FAULT_FAILED (failure
  * filled in). */
-int syscalls_handle(ucontext_t *uc, const siginfo_t *si,
+int syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
                     struct fault_failure *failure);
 
 #endif

@@ -88,6 +88,8 @@ client_side(void *arg)
 		                                              (void *)ctx);
 		break;
 	}
+	if (tk.run.at_end != NULL)
+		tk.run.at_end();
 	arch_set_tp(tk.p.slot_tp);
 }
 

@@ -12,6 +12,7 @@
 struct task_run {
 	uint32_t mode; /* enum dsm_run_mode */
 	uint64_t fn, ctx;
+	void (*at_end)(void); /* of the client, NULL: none */
 	uint64_t tp;
 	uint32_t mxcsr, fpucw;
 };

@@ -23,7 +23,11 @@ struct taskrt_task_page {
 	uint64_t arena_live;
 	uint64_t arena_used;
 	uint64_t arena_meta;
-	uint8_t pad[4096 - 48];
+	/* client: called in the task when its function has returned: flushes
+	 * what stdio has buffered */
+	void (*at_end)(void);
+	uint8_t pad[4096 - 56];
+	char out[4096]; /* client: stdout's buffer when it has none yet */
 	uint8_t state[8 * 4096]; /* struct dsm_task_arena lives here */
 };
 

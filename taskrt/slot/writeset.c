@@ -6,6 +6,7 @@
 #include "../../dsm/base/clock.h"
 #include "../../dsm/base/page.h"
 #include "../../dsm/wire/packdiff.h"
+#include "output.h"
 #include "space.h"
 
 /* Changed bytes that make a part: bounds the memory of slot and link. */
@@ -273,13 +274,15 @@ writeset_finish(uint64_t *n_bytes_p, struct dsm_array *sets_p,
 {
 	int err = DSM_OK;
 
-	if (ws.n_bytes > 0)
+	/* Text counts as something to be stored: the run must not be over
+	 * before the client has it. */
+	if (ws.n_bytes > 0 || output_sent())
 		err = send_part(1);
 	dsm__wbuf_reset(&ws.squeezed);
 	if (err == DSM_OK)
 		err = dsm__squeeze(&ws.squeezed, ws.masks.ptr, ws.masks.len,
 		                   ws.p.allow_lz4);
-	*n_bytes_p = ws.n_bytes;
+	*n_bytes_p = ws.n_bytes > 0 ? ws.n_bytes : (uint64_t)output_sent();
 	*sets_p = (struct dsm_array){ws.sets.ptr, ws.n_sets};
 	*masks_p =
 	    (struct dsm_blob){ws.squeezed.ptr, (uint32_t)ws.squeezed.len};

@@ -26,9 +26,10 @@ struct writeset_params {
 int writeset_init(const struct writeset_params *p);
 /* Bytes that are never committed, whatever range they lie in. */
 enum writeset_private {
-	PRIVATE_TLS,   /* thread-local storage of the launching thread */
-	PRIVATE_PAGE,  /* the task page and its state */
-	PRIVATE_ARENA, /* the task's arena, when nothing in it is alive */
+	PRIVATE_TLS,    /* thread-local storage of the launching thread */
+	PRIVATE_STDOUT, /* the buffer of the program's stdout */
+	PRIVATE_PAGE,   /* the task page and its state */
+	PRIVATE_ARENA,  /* the task's arena, when nothing in it is alive */
 	N_PRIVATE,
 };
 void writeset_private(enum writeset_private which, uint64_t start,
