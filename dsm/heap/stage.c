@@ -480,9 +480,10 @@ walk_part(struct commit *c, uint64_t id, const struct part *p, int heap,
 			if (err != DSM_OK)
 				return err;
 		}
-		/* Unpacked bytes go away with the next pair. */
+		/* Unpacked bytes and bitmaps go away with the next pair. */
 		if (err == DSM_OK && flush != NULL &&
-		    c->reader.data == c->reader.data_buf.ptr)
+		    (c->reader.data == c->reader.data_buf.ptr ||
+		     c->reader.mask == c->reader.mask_buf.ptr))
 			err = flush(c);
 		if (err != DSM_OK)
 			return err;

@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <sys/resource.h>
 
 #include "../../dsm/base/page.h"
@@ -72,7 +73,9 @@ stdout_buffer(struct taskrt__context *c)
 {
 	if (stdout->_IO_buf_base == NULL)
 		setvbuf(stdout, taskrt__task_page.out,
-		        isatty(STDOUT_FILENO) ? _IOLBF : _IOFBF,
+		        /* It may have chosen lines and no buffer. */
+		        __flbf(stdout) || isatty(STDOUT_FILENO) ? _IOLBF
+		                                                : _IOFBF,
 		        sizeof(taskrt__task_page.out));
 	c->out_start = (uintptr_t)stdout->_IO_buf_base;
 	c->out_end = (uintptr_t)stdout->_IO_buf_end;

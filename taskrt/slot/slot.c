@@ -53,6 +53,7 @@ static struct {
 	struct dsm_conn *control, *data;
 	struct dsm_counters counters; /* of the attempt */
 	struct dsm_msg_run run;       /* scalars only; pointers are cleared */
+	int prepared;                 /* for the tasks of this run */
 	struct taskrt_task_page *page;
 	uint64_t arena_next, arena_end; /* what earlier tasks did not use */
 	struct dsm_wbuf done;
@@ -137,6 +138,17 @@ note_failure(struct outcome *out)
 	out->failure.text_len = (uint32_t)strlen(f->text);
 }
 
+/* What changed is described to the coordinator in one message. */
+static void __attribute__((noreturn))
+stop_too_scattered(uint64_t lo, uint64_t hi)
+{
+	stop(SLOT_EXIT_SETUP,
+	     "tasks %llu-%llu have changed single bytes in too much memory: "
+	     "where is more than %u MiB; smaller tasks or chunks help",
+	     (unsigned long long)lo, (unsigned long long)hi,
+	     DSM_FRAME_MAX >> 20);
+}
+
 /* Tasks [lo, hi) as one writer. Returns 0 to go on, 1 when it failed. */
 static int
 one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
@@ -166,6 +178,8 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 	if (err == DSM_ECONN || err == DSM_ETIMEDOUT || err == DSM_EPROTO)
 		stop(SLOT_EXIT_DATA, "cannot send a write set: %s",
 		     dsm__strerror(err));
+	if (err == DSM_ENOSPC)
+		stop_too_scattered(lo, hi);
 	if (err != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot make a write set: %s",
 		     dsm__strerror(err));
@@ -207,6 +221,8 @@ send_done(const struct dsm_msg_exec *x, struct outcome *out)
 	if (err != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot encode DONE: %s",
 		     dsm__strerror(err));
+	if (sl.done.len > DSM_FRAME_MAX)
+		stop_too_scattered(x->lo, x->hi);
 	iov = (struct iovec){sl.done.ptr, sl.done.len};
 	err = dsm__conn_send(sl.control, DSM_MSG_DONE, 0, 0, &iov, 1);
 	if (err == DSM_OK)
@@ -214,6 +230,8 @@ send_done(const struct dsm_msg_exec *x, struct outcome *out)
 	if (err != DSM_OK)
 		stop(SLOT_EXIT_OK, "the worker is gone");
 }
+
+static void prepare_run(void);
 
 static uint64_t
 kernel_faults(void)
@@ -238,6 +256,8 @@ exec(const struct dsm_msg_exec *x)
 		     "which is not what RUN announced",
 		     (unsigned long long)x->lo, (unsigned long long)x->hi,
 		     (unsigned long long)x->run);
+	if (!sl.prepared)
+		prepare_run();
 	atomic_store(&sl.ctl->attempt, x->attempt);
 	writeset_begin(x->attempt);
 	output_begin(x->run);
@@ -300,7 +320,6 @@ take_run(const struct dsm_frame *f)
 {
 	struct dsm_msg_run m;
 	struct dsm_error e = {0};
-	struct task_run t;
 	int err;
 
 	if (dsm__decode_run(f->body, f->len, &m) != DSM_OK)
@@ -322,18 +341,32 @@ take_run(const struct dsm_frame *f)
 	writeset_new_run(m.run);
 	writeset_private(PRIVATE_TLS, m.tls_start, m.tls_end);
 	writeset_private(PRIVATE_STDOUT, m.out_start, m.out_end);
-	find_task_page(m.task_page);
+	set_arena();
+	sl.prepared = 0;
+}
+
+/*
+ * At the first EXEC: the worker changes the image when no slot has one, so a slot
+ * that is told of a run and has nothing to do must not fetch.
+ */
+static void
+prepare_run(void)
+{
+	const struct dsm_msg_run *m = &sl.run;
+	struct task_run t;
+
+	find_task_page(m->task_page);
 	t = (struct task_run){
-	    .mode = m.mode,
-	    .fn = m.fn,
-	    .ctx = m.ctx,
+	    .mode = m->mode,
+	    .fn = m->fn,
+	    .ctx = m->ctx,
 	    .at_end = sl.page != NULL ? sl.page->at_end : NULL,
-	    .tp = m.tp,
-	    .mxcsr = m.mxcsr,
-	    .fpucw = m.fpucw,
+	    .tp = m->tp,
+	    .mxcsr = m->mxcsr,
+	    .fpucw = m->fpucw,
 	};
 	task_set_run(&t);
-	set_arena();
+	sl.prepared = 1;
 }
 
 /* --- start and loop --- */

@@ -693,8 +693,8 @@ private_run(void *arg, uint64_t start, uint64_t n_pages)
 static int
 disarm(struct block *b, struct space_range *r)
 {
-	int done = mprotect((void *)b->start, b->end - b->start,
-	                    base_prot(r)) == 0;
+	int done =
+	    mprotect((void *)b->start, b->end - b->start, base_prot(r)) == 0;
 
 	if (done)
 		r->all_armed = 0;

@@ -13,6 +13,8 @@
 #define PART_BYTES (4u << 20)
 #define TWIN_PAGES 64u
 #define SEND_MS 30000u
+/* Masks of an attempt: what the coordinator unpacks, and offsets of 32 bits. */
+#define MASKS_MAX (UINT32_C(1) << 28)
 
 static struct {
 	struct writeset_params p;
@@ -186,7 +188,7 @@ spill(size_t pair_bytes)
 {
 	int err = DSM_OK;
 
-	if (ws.data.len >= pair_bytes)
+	if (ws.data.len >= pair_bytes || ws.mask.len >= PART_BYTES)
 		err = close_pair();
 	if (err == DSM_OK && ws.packed.len >= PART_BYTES)
 		err = send_part(0);
@@ -246,6 +248,8 @@ writeset_collect(uint64_t task)
 
 	if (err == DSM_OK)
 		err = spill(0);
+	if (err == DSM_OK && ws.masks.len > MASKS_MAX)
+		err = DSM_ENOSPC;
 	if (err == DSM_OK && ws.masks.len > set.mask_off) {
 		set.mask_len = (uint32_t)ws.masks.len - set.mask_off;
 		err = dsm__pack_taskset(&ws.sets, &set);

@@ -587,6 +587,50 @@ malloc_and_free_in_tasks_are_no_race(void)
 	dsm_free(sums);
 }
 
+static void
+say_twice(size_t i, void *ctx)
+{
+	(void)ctx;
+	printf("task %zu says one\n", i);
+	printf("task %zu says two\n", i);
+}
+
+static void
+text_of_tasks_comes_out_whole_and_once(void)
+{
+	enum { N = 30 };
+	char line[100], want[100];
+	int saved = dup(STDOUT_FILENO), lines = 0, bad = 0, err;
+	FILE *file = tmpfile();
+	struct taskrt_options one = {.chunk = 1};
+
+	CHECK(file != NULL && saved >= 0);
+	fflush(stdout);
+	dup2(fileno(file), STDOUT_FILENO);
+	printf("the program said this before\n"); /* stays in the buffer */
+	err = taskrt_for(0, N, say_twice, NULL, &one);
+	fflush(stdout);
+	dup2(saved, STDOUT_FILENO);
+	close(saved);
+	rewind(file);
+	for (; fgets(line, sizeof(line), file) != NULL; lines++) {
+		unsigned long i;
+
+		if (lines == 0) {
+			bad += strncmp(line, "the program", 11) != 0;
+			continue;
+		}
+		bad += sscanf(line, "task %lu says", &i) != 1;
+		snprintf(want, sizeof(want), "task %lu says %s\n", i,
+		         lines % 2 == 1 ? "one" : "two");
+		bad += strcmp(line, want) != 0;
+	}
+	fclose(file);
+	CHECK(err == 0);
+	CHECK(lines == 1 + 2 * N);
+	CHECK(bad == 0);
+}
+
 struct node {
 	struct node *next;
 	size_t value;
@@ -1105,17 +1149,21 @@ static void
 a_mapping_that_has_grown_stays_writable(void)
 {
 	char *m = lonely_memory((size_t)2 << 20);
-	struct taskrt_task first = {add_one, m};
-	struct taskrt_task second = {add_one, m + 16 * PAGE};
+	const size_t step = 16 * PAGE;
+	struct taskrt_task steady = {add_one, m + 4 * step};
 
 	CHECK(m != NULL);
-	CHECK(mprotect(m, 16 * PAGE, PROT_READ | PROT_WRITE) == 0);
-	CHECK(taskrt_run(&first, 1, NULL) == 0);
-	CHECK(mprotect(m, 32 * PAGE, PROT_READ | PROT_WRITE) == 0);
-	CHECK(taskrt_run(&second, 1, NULL) == 0);
-	for (int round = 0; round < 12; round++)
-		CHECK(taskrt_run(&first, 1, NULL) == 0);
-	CHECK(m[0] == 13 && m[16 * PAGE] == 1);
+	/* The first steps may bring other new mappings, the next ones do not. */
+	for (size_t len = step; len < 12 * step; len += step) {
+		struct taskrt_task last = {add_one, m + len - PAGE};
+
+		CHECK(mprotect(m, len, PROT_READ | PROT_WRITE) == 0);
+		CHECK(taskrt_run(&last, 1, NULL) == 0);
+		for (int round = 0; round < 6 && len > 4 * step; round++)
+			CHECK(taskrt_run(&steady, 1, NULL) == 0);
+		CHECK(m[len - PAGE] == 1);
+	}
+	CHECK(m[4 * step] == 7 * 6);
 }
 
 static void
@@ -1123,21 +1171,24 @@ memory_made_writable_between_runs_can_be_written(void)
 {
 	char *m = lonely_memory((size_t)2 << 20);
 	struct taskrt_task t = {add_one, m + 5};
-	struct taskrt_task u = {add_one, m + PAGE};
+	struct taskrt_task u[2] = {{add_one, m + PAGE},
+	                           {add_one, m + 9 * PAGE}};
 
 	CHECK(m != NULL);
 	CHECK(mprotect(m, 2 * PAGE, PROT_READ | PROT_WRITE) == 0);
 	m[5] = 7;
-	CHECK(taskrt_run(&u, 1, NULL) == 0);
+	CHECK(taskrt_run(u, 1, NULL) == 0);
 	CHECK(mprotect(m, PAGE, PROT_READ) == 0);
-	CHECK(taskrt_run(&u, 1, NULL) == 0);
+	CHECK(mprotect(m + 9 * PAGE, PAGE, PROT_READ | PROT_WRITE) == 0);
+	CHECK(taskrt_run(u, 2, NULL) == 0); /* asks: the table is read again */
 	CHECK(mprotect(m, PAGE, PROT_READ | PROT_WRITE) == 0);
 	CHECK(taskrt_run(&t, 1, NULL) == 0);
 	CHECK(m[5] == 8 && m[PAGE] == 2);
 }
 
 #define FAR ((size_t)2 << 20)
-#define N_FAR 4300
+#define N_FAR 4100 /* more than a slot watches one by one */
+#define N_SINGLE 60
 
 struct far_apart {
 	char *heap, *mapped;
@@ -1148,10 +1199,13 @@ write_far_apart(void *arg)
 {
 	struct far_apart *f = arg;
 
-	for (size_t k = 0; k < N_FAR; k++)
+	for (size_t k = 0; k < N_FAR; k++) {
 		f->heap[k * FAR] = 1;
-	f->mapped[0] = 1;
-	f->mapped[1] = f->heap[FAR];
+		if (N_FAR - k <= N_SINGLE / 2) {
+			f->mapped[(N_FAR - k) * 4 * PAGE] = 1;
+			f->mapped[(N_FAR - k) * 4 * PAGE - 2 * PAGE] = 1;
+		}
+	}
 }
 
 static void
@@ -1162,15 +1216,19 @@ writes_may_lie_far_apart(void)
 	struct taskrt_task t = {write_far_apart, &f};
 
 	CHECK(f.heap != NULL && f.mapped != NULL);
-	CHECK(mprotect(f.mapped, PAGE, PROT_READ | PROT_WRITE) == 0);
+	for (size_t k = 1; k <= N_SINGLE; k++)
+		CHECK(mprotect(f.mapped + k * 2 * PAGE, PAGE,
+		               PROT_READ | PROT_WRITE) == 0);
 	for (int round = 0; round < 2; round++) {
 		CHECK(taskrt_run(&t, 1, NULL) == 0);
 		for (size_t k = 0; k < N_FAR; k++)
 			CHECK(f.heap[k * FAR] == 1);
-		CHECK(f.mapped[0] == 1 && f.mapped[1] == 1);
+		for (size_t k = 1; k <= N_SINGLE; k++)
+			CHECK(f.mapped[k * 2 * PAGE] == 1);
 		for (size_t k = 0; k < N_FAR; k++)
 			f.heap[k * FAR] = 0;
-		f.mapped[0] = f.mapped[1] = 0;
+		for (size_t k = 1; k <= N_SINGLE; k++)
+			f.mapped[k * 2 * PAGE] = 0;
 	}
 	dsm_free(f.heap);
 }
@@ -1249,6 +1307,7 @@ static const struct {
     CASE(failures_of_a_bunch_name_their_tasks),
     CASE(launch_inside_a_task_is_refused),
     CASE(libc_calls_work_in_tasks),
+    CASE(text_of_tasks_comes_out_whole_and_once),
     CASE(functions_bound_at_their_first_call_are_no_race),
     CASE(malloc_and_free_in_tasks_are_no_race),
     CASE(blocks_born_in_tasks_survive_the_commit),

@@ -304,6 +304,45 @@ test_many_scattered_runs_are_all_applied(void)
 	tear_down(&f);
 }
 
+/* Masks that shrink (and are unpacked into a buffer) beside data that does not
+ * (and is used where it lies): what of one pair is kept for the next? */
+static void
+test_bitmaps_of_one_pair_are_used_before_the_next_is_unpacked(void)
+{
+	struct fixture f;
+	struct dsm_wbuf part = {0};
+	char want[8 * DSM_PAGE];
+	uint32_t n, random = 1;
+
+	set_up(&f);
+	memset(want, 'h', sizeof(want));
+	for (size_t pair = 0; pair < 2; pair++) {
+		struct set set = {0};
+		struct dsm_wbuf packed;
+
+		for (size_t p = pair * 4; p < pair * 4 + 4; p++) {
+			char *page = want + p * DSM_PAGE;
+
+			for (size_t i = pair; i < DSM_PAGE; i += 2 + pair) {
+				random = random * 1664525 + 1013904223;
+				page[i] = (char)(random >> 24 | 0x80);
+			}
+			MUST_OK(dsm__packdiff_page(
+			    &set.mask, &set.data,
+			    addr_of(f.heap + p * DSM_PAGE), page,
+			    f.heap + p * DSM_PAGE, 0, 0, &n));
+		}
+		packed = set_pack(&set, 1);
+		MUST_OK(dsm__wbuf_put(&part, packed.ptr, packed.len));
+		dsm__wbuf_fini(&packed);
+	}
+	MUST_OK(dsm__stage_add(f.stage, 1, 0, 1, part.ptr, part.len));
+	MUST_OK(commit(&f, 1));
+	MUST(memcmp(f.heap, want, sizeof(want)) == 0);
+	dsm__wbuf_fini(&part);
+	tear_down(&f);
+}
+
 static void
 test_memory_mapped_since_the_last_refresh_is_written(void)
 {
@@ -635,6 +674,7 @@ SUITE(dsm_heap_stage, "dsm.heap.stage",
       T(test_write_sets_are_applied_in_the_heap_and_outside),
       T(test_the_attempt_that_is_last_in_order_wins),
       T(test_many_scattered_runs_are_all_applied),
+      T(test_bitmaps_of_one_pair_are_used_before_the_next_is_unpacked),
       T(test_memory_mapped_since_the_last_refresh_is_written),
       T(test_every_truncation_of_a_part_is_refused_and_touches_nothing),
       T(test_a_part_may_hold_no_pair_or_several),
