@@ -10,7 +10,7 @@ struct taskrt__context {
 	uint64_t tp;    /* thread pointer */
 	uint64_t tls_start, tls_end;
 	uint64_t out_start, out_end; /* stdout's buffer */
-	uint64_t stack_size; /* for a task's own stack */
+	uint64_t stack_size;         /* for a task's own stack */
 };
 
 /* Of the calling thread. */

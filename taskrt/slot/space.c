@@ -270,6 +270,7 @@ take_piece(const struct piece *p, struct space_range *r, struct dsm_error *e)
 	const struct dsm_rec_range *w = p->new != NULL ? &p->new->r : NULL;
 	int err = DSM_OK;
 
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): one is there */
 	*r = p->old != NULL ? *p->old : *p->new;
 	r->r.image_off += p->at - r->r.start;
 	r->r.start = p->at;

@@ -914,7 +914,7 @@ use_what_came_later(void *arg)
 	g->first[10] = 1;
 	for (volatile int k = 0; k < 60000000; k++)
 		;
-	g->seen = g->second[20];
+	g->seen = (unsigned char)g->second[20];
 	g->first[11] = 2;
 }
 
@@ -948,7 +948,7 @@ static char *late;
 static void
 touch_late(void *arg)
 {
-	*(int *)arg = late[5];
+	*(int *)arg = (unsigned char)late[5];
 }
 
 static void
@@ -1247,7 +1247,8 @@ write_wait_and_look(void *arg)
 	s->kept[10] = 1;
 	s->kept[3 * PAGE] = 1;
 	nanosleep(&pause, NULL);
-	s->seen = s->late[20]; /* asks for the table of mappings */
+	s->seen =
+	    (unsigned char)s->late[20]; /* asks for the table of mappings */
 	s->kept[11] = s->kept[10];
 }
 
