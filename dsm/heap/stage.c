@@ -665,6 +665,7 @@ check_all(struct commit *c, struct attempt **v, size_t n)
 		err = check_attempt(c, v[i]);
 	if (c->races == NULL || c->views == NULL)
 		return err;
+	dsm__views_conflict_start(c->views);
 	for (size_t i = 0; i < n && err == DSM_OK; i++)
 		err = walk(c, v[i], 1, conflict_run, NULL);
 	if (err == DSM_OK && c->n_races > 0)

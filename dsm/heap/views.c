@@ -43,6 +43,10 @@
 #define DROP_GAP (8 * DSM_PAGE)
 /* Scanning present pages (13 ns each) is cheaper than one more scan. */
 #define SCAN_GAP (64 * DSM_PAGE)
+/* What a look for conflicts scans at a time: little where runs are scattered,
+ * more and more where they follow each other. */
+#define CONFLICT_LEAST 16u
+#define CONFLICT_MOST 4096u
 /* A forked child copies one chunk (0.03 s) between two signs of life. */
 #define CHILD_SILENT_MS 10000
 
@@ -56,6 +60,10 @@ struct dsm_views {
 	struct dsm_extents released; /* run lock; not yet reported */
 	struct dsm_extents touched;  /* run lock; scratch of apply */
 	struct dsm_extents privates; /* run lock; scratch of apply */
+
+	/* Run lock: private pages of [scan_lo, scan_hi), see conflict. */
+	struct dsm_extents scanned;
+	uint64_t scan_lo, scan_hi, scan_pages;
 
 	/* Fork, run lock. One pipe for all children that still copy: they write
 	 * signs of life, and end of file says that the last one is done (or
@@ -173,6 +181,7 @@ dsm__views_destroy(struct dsm_views *v)
 	dsm__extents_fini(&v->privates);
 	dsm__extents_fini(&v->touched);
 	dsm__extents_fini(&v->released);
+	dsm__extents_fini(&v->scanned);
 	if (v->children_fd >= 0)
 		close(v->children_fd);
 	if (v->pm.fd >= 0)
@@ -680,10 +689,9 @@ byte_differs(const struct dsm_views *v, uint64_t addr)
 	return *mine != *served;
 }
 
-static int
-conflict_extent(void *arg, uint64_t start, uint64_t n_pages)
+static void
+conflict_extent(struct conflict *c, uint64_t start, uint64_t n_pages)
 {
-	struct conflict *c = arg;
 	uint64_t lo = max_of(start, c->addr);
 	uint64_t hi = min_of(start + (n_pages << DSM_PAGE_SHIFT), c->end);
 	uint64_t last = hi;
@@ -691,13 +699,50 @@ conflict_extent(void *arg, uint64_t start, uint64_t n_pages)
 	while (lo < hi && !byte_differs(c->v, lo))
 		lo++;
 	if (lo >= hi)
-		return DSM_OK;
+		return;
 	while (!byte_differs(c->v, last - 1) && last - 1 > lo)
 		last--;
 	if (c->lo == c->hi)
 		c->lo = lo;
 	c->hi = last;
-	return DSM_OK;
+}
+
+static int
+conflict_found(void *arg, uint64_t start, uint64_t n_pages)
+{
+	return dsm__extents_push(arg, start, n_pages);
+}
+
+/* A call for every run of bytes would cost more than the whole commit. */
+static int
+conflict_scan(struct dsm_views *v, uint64_t first, uint64_t end)
+{
+	uint64_t limit = (uintptr_t)v->base + v->private_end;
+	uint64_t n = CONFLICT_LEAST;
+
+	if (first >= v->scan_lo && end <= v->scan_hi)
+		return DSM_OK;
+	if (first >= v->scan_lo &&
+	    first <= v->scan_hi + (v->scan_pages << DSM_PAGE_SHIFT))
+		n = min_of(v->scan_pages * 4, CONFLICT_MOST);
+	v->scanned.n = 0;
+	v->scan_lo = first;
+	v->scan_hi =
+	    min_of(max_of(end, first + (n << DSM_PAGE_SHIFT)), limit);
+	v->scan_pages = n;
+	int rc = dsm__pagemap_private(&v->pm, first,
+	                              (v->scan_hi - first) >> DSM_PAGE_SHIFT,
+	                              conflict_found, &v->scanned);
+	if (rc != DSM_OK)
+		dsm__views_conflict_start(v);
+	return rc;
+}
+
+void
+dsm__views_conflict_start(struct dsm_views *v)
+{
+	v->scan_lo = v->scan_hi = 0;
+	v->scan_pages = 0;
 }
 
 int
@@ -705,15 +750,19 @@ dsm__views_conflict(struct dsm_views *v, uint64_t addr, uint64_t len,
                     uint64_t *lo_p, uint64_t *hi_p)
 {
 	struct conflict c = {.v = v, .addr = addr, .end = addr + len};
+	const struct dsm_extents *p = &v->scanned;
 	uint64_t first = dsm__page_down(addr);
 	uint64_t end = min_of(dsm__page_up(addr + len),
 	                      (uintptr_t)v->base + v->private_end);
 
 	/* A scan that fails is no proof of a conflict; apply will say so. */
 	if (!inside(v, addr, len) || len == 0 || first >= end ||
-	    dsm__pagemap_private(&v->pm, first, (end - first) >> DSM_PAGE_SHIFT,
-	                         conflict_extent, &c) != DSM_OK ||
-	    c.lo == c.hi)
+	    conflict_scan(v, first, end) != DSM_OK)
+		return 0;
+	for (size_t k = dsm__extents_find(p, first);
+	     k < p->n && p->v[k].start < end; k++)
+		conflict_extent(&c, p->v[k].start, p->v[k].n_pages);
+	if (c.lo == c.hi)
 		return 0;
 	*lo_p = c.lo;
 	*hi_p = c.hi;

@@ -130,7 +130,9 @@ int dsm__views_apply(struct dsm_views *v, const struct dsm_write *w, size_t n,
  * Before apply, asynchronous runs: bytes of [addr, addr+len) that the program
  * itself changed since the freeze (private page differs from serving view).
  * *lo_p, *hi_p: first and one past the last such byte. Returns 1 if any, else 0.
+ * Pages that become private after conflict_start may be overlooked.
  */
+void dsm__views_conflict_start(struct dsm_views *v);
 int dsm__views_conflict(struct dsm_views *v, uint64_t addr, uint64_t len,
                         uint64_t *lo_p, uint64_t *hi_p);
 

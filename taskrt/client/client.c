@@ -32,8 +32,7 @@ on_exit_process(void)
 {
 	struct taskrt__client *c = &client;
 
-	/* exit() in a task runs the program's handlers in the task. Another
-	 * thread may be in the middle of a run: then nobody waits for it, and
+	/* Another thread may be in the middle of a run: then nobody waits for it, and
 	 * its slots end when their connections do. */
 	if (taskrt__in_task() || pthread_mutex_trylock(&c->run_lock) != 0)
 		return;
@@ -45,6 +44,16 @@ on_exit_process(void)
 	if (c->configured && c->config.stat)
 		taskrt__stat_print(stderr, &c->totals, c->n_runs);
 	pthread_mutex_unlock(&c->run_lock);
+}
+
+/* exit() in a task runs the program's handlers in the task: go on to the call
+ * that is to be reported, before a library's destructor makes another one. */
+static void
+on_exit_task(int status, void *arg)
+{
+	(void)arg;
+	if (taskrt__in_task())
+		_exit(status);
 }
 
 /*
@@ -97,6 +106,7 @@ install_hooks(void)
 	 * drive lock is taken before the heap's. */
 	pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 	atexit(on_exit_process);
+	on_exit(on_exit_task, NULL);
 }
 
 /* --- session --- */

@@ -19,6 +19,8 @@
  * dropped instead, and fetched by those who need them. */
 #define UPDATES_MAX (UINT64_C(16) << 20)
 #define CLIENT_RACES_MAX 16
+/* A run that staged so much has its staging files looked through. */
+#define SHRINK_BYTES (UINT64_C(64) << 20)
 
 /* --- launch --- */
 
@@ -428,13 +430,12 @@ struct outcome {
 	size_t n_client_races;
 };
 
-/* Attempts whose write sets are committed: those accepted that wrote. */
+/* Of all that were accepted: the stage knows those that wrote, and minds one that
+ * is not whole. */
 static int
-accepted_ids(const struct taskrt_run *run, const struct dsm_array *accepted,
-             uint64_t **ids_p, size_t *n_p)
+accepted_ids(const struct dsm_array *accepted, uint64_t **ids_p, size_t *n_p)
 {
-	uint64_t *ids = malloc((accepted->n + 1) * sizeof(*ids));
-	size_t n = 0;
+	uint64_t *ids = malloc(((size_t)accepted->n + 1) * sizeof(*ids));
 
 	if (ids == NULL)
 		return DSM_ENOMEM;
@@ -446,11 +447,10 @@ accepted_ids(const struct taskrt_run *run, const struct dsm_array *accepted,
 			free(ids);
 			return err;
 		}
-		if (dsm__stage_whole(run->stage, rec.id))
-			ids[n++] = rec.id;
+		ids[i] = rec.id;
 	}
 	*ids_p = ids;
-	*n_p = n;
+	*n_p = accepted->n;
 	return DSM_OK;
 }
 
@@ -532,7 +532,7 @@ commit(struct taskrt_run *run, struct outcome *o)
 	uint64_t *ids;
 	size_t n;
 
-	int err = accepted_ids(run, &o->verdict.accepted, &ids, &n);
+	int err = accepted_ids(&o->verdict.accepted, &ids, &n);
 	if (err == DSM_OK) {
 		if (n > 0)
 			err = apply(run, o, ids, n, &e);
@@ -647,6 +647,11 @@ taskrt__run_finish(struct taskrt__client *c)
 	/* Staged bytes may lie in staging files, which the next launch unmaps. */
 	dsm__stage_destroy(run->stage);
 	run->stage = NULL;
+	if (run->counters.bytes_sent > SHRINK_BYTES) {
+		dsm__loop_lock(s->loop);
+		taskrt__stagemap_shrink(s);
+		dsm__loop_unlock(s->loop);
+	}
 	dsm__wbuf_fini(&run->verdict);
 	pthread_mutex_lock(&c->session_lock);
 	run->session = NULL;

@@ -14,6 +14,8 @@
 
 /* Address space for one staging file; only what is there costs memory. */
 #define STAGE_SIZE (UINT64_C(64) << 30)
+/* What a staging file keeps between runs: pages that are there are faster. */
+#define STAGE_KEEP (UINT64_C(64) << 20)
 
 struct taskrt__serveconn {
 	TAILQ_ENTRY(taskrt__serveconn) link;
@@ -82,6 +84,22 @@ taskrt__stagemap_trim(struct taskrt__session *s)
 		next = TAILQ_NEXT(m, link);
 		if (!m->in_use)
 			destroy_stagemap(s, m);
+	}
+}
+
+void
+taskrt__stagemap_shrink(struct taskrt__session *s)
+{
+	struct taskrt__stagemap *m;
+
+	TAILQ_FOREACH(m, &s->stagemaps, link)
+	{
+		if (m->file_len <= STAGE_KEEP)
+			continue;
+		/* It keeps its length: its slot writes there again. */
+		fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		          (off_t)STAGE_KEEP, (off_t)(m->file_len - STAGE_KEEP));
+		m->file_len = STAGE_KEEP;
 	}
 }
 

@@ -26,6 +26,8 @@ int taskrt__stagemap_create(struct taskrt__session *s, int fd,
                             struct taskrt__stagemap **m_p);
 /* Unmap those whose link is gone; no run is in flight. */
 void taskrt__stagemap_trim(struct taskrt__session *s);
+/* Give memory of the others back, where a large run has been. The same. */
+void taskrt__stagemap_shrink(struct taskrt__session *s);
 
 /*
  * Serve conn, which is taken over also on failure. stage: NULL or the slot's.

@@ -671,6 +671,7 @@ test_conflict_finds_the_bytes_the_program_changed(void)
 	MUST(lo == 1 && hi == 2);
 	h.base[3 * DSM_PAGE + 10] = 1;
 	h.base[5 * DSM_PAGE + 20] = 1;
+	dsm__views_conflict_start(h.v);
 	MUST_BE(dsm__views_conflict(h.v, base, h.used, &lo, &hi), 1);
 	MUST_BE(lo - base, 3 * DSM_PAGE + 10);
 	MUST_BE(hi - base, 5 * DSM_PAGE + 21);
@@ -682,12 +683,44 @@ test_conflict_finds_the_bytes_the_program_changed(void)
 	        0);
 	/* a chunk that no launch has seen has no launch state to differ from */
 	h.base[DSM_HEAP_CHUNK] = 1;
+	dsm__views_conflict_start(h.v);
 	MUST_BE(dsm__views_conflict(h.v, base + DSM_HEAP_CHUNK - DSM_PAGE,
 	                            2 * DSM_PAGE, &lo, &hi),
 	        0);
 	/* a kept private page counts from the last freeze on */
 	freeze(&h, 0);
+	dsm__views_conflict_start(h.v);
 	MUST_BE(dsm__views_conflict(h.v, base, h.used, &lo, &hi), 0);
+	heap_fini(&h);
+}
+
+/* Scans grow and start anew as it suits them: nothing is lost in between. */
+static void
+test_conflict_finds_single_bytes_in_any_order(void)
+{
+	enum { N = 3000, STEP = 7 };
+	struct heap h;
+	uint64_t lo, hi, base;
+	int wrong = 0;
+
+	heap_init(&h, 2 * DSM_HEAP_CHUNK, N * DSM_PAGE);
+	base = (uintptr_t)h.base;
+	freeze(&h, 0);
+	for (size_t i = 0; i < N; i += STEP)
+		h.base[i * DSM_PAGE + i % DSM_PAGE] = 1;
+	dsm__views_conflict_start(h.v);
+	for (size_t pass = 0; pass < 3; pass++)
+		for (size_t k = 0; k < N; k++) {
+			size_t i = pass == 0   ? k
+			           : pass == 1 ? N - 1 - k
+			                       : k * 1009 % N;
+			int found = dsm__views_conflict(
+			    h.v, base + i * DSM_PAGE + i % DSM_PAGE, 1, &lo,
+			    &hi);
+
+			wrong += found != (i % STEP == 0);
+		}
+	MUST_BE(wrong, 0);
 	heap_fini(&h);
 }
 
@@ -1168,6 +1201,7 @@ SUITE(dsm_heap_views, "dsm.heap.views",
       T(test_apply_outside_the_heap_writes_nothing),
       T(test_apply_survives_copy_on_write_of_the_same_page),
       T(test_conflict_finds_the_bytes_the_program_changed),
+      T(test_conflict_finds_single_bytes_in_any_order),
       T(test_release_zeroes_whole_pages_and_gives_their_memory_back),
       T(test_four_gigabytes_in_use_with_few_pages_touched_cost_little),
       T(test_forked_child_keeps_its_memory_while_the_parent_goes_on),
