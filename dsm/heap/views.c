@@ -727,8 +727,7 @@ conflict_scan(struct dsm_views *v, uint64_t first, uint64_t end)
 		n = min_of(v->scan_pages * 4, CONFLICT_MOST);
 	v->scanned.n = 0;
 	v->scan_lo = first;
-	v->scan_hi =
-	    min_of(max_of(end, first + (n << DSM_PAGE_SHIFT)), limit);
+	v->scan_hi = min_of(max_of(end, first + (n << DSM_PAGE_SHIFT)), limit);
 	v->scan_pages = n;
 	int rc = dsm__pagemap_private(&v->pm, first,
 	                              (v->scan_hi - first) >> DSM_PAGE_SHIFT,
