@@ -28,14 +28,15 @@ print_help(const struct opt_command *c)
 {
 	char left[64];
 
-	printf("usage: %s %s\n%s\n\n", c->name, c->usage, c->about);
+	printf("usage: %s%s%s\n%s\n\n", c->name, c->usage[0] != '\0' ? " " : "",
+	       c->usage, c->about);
 	for (const struct opt *o = c->opts; o->name != NULL; o++) {
 		snprintf(left, sizeof(left), "%s%s%s%s%s",
 		         o->alias != NULL ? o->alias : "",
 		         o->alias != NULL ? ", " : "", o->name,
 		         o->arg != NULL ? " " : "",
 		         o->arg != NULL ? o->arg : "");
-		printf("  %-26s %s\n", left, o->help);
+		printf("  %-27s %s\n", left, o->help);
 	}
 }
 

@@ -31,6 +31,8 @@
 #define COORD_ARENAS 1024
 /* A run that failed so often stops, unless it keeps partial results. */
 #define COORD_MAX_FAILURES 10000
+/* Even then: the verdict lists them all, in one frame. */
+#define COORD_MOST_FAILURES 250000
 
 /* --- peers (coord.c) --- */
 

@@ -245,7 +245,8 @@ gives_up(const struct run *r)
 		return 0;
 	return (r->m.flags & DSM_RUN_FAIL_FAST) != 0 ||
 	       (r->failures.n >= COORD_MAX_FAILURES &&
-	        (r->m.flags & DSM_RUN_KEEP_PARTIAL) == 0);
+	        (r->m.flags & DSM_RUN_KEEP_PARTIAL) == 0) ||
+	       r->failures.n >= COORD_MOST_FAILURES;
 }
 
 void

@@ -2,10 +2,8 @@
  * Sessions: a client, its workers, its table of ranges.
  *
  * Invariants: n_slots is the sum over the sworkers in state TOLD. A sworker that
- * is TOLD while a run is in flight has been sent that RUN. Arenas of a worker
- * that is gone stay out of use until no run is in flight: what tasks allocated
- * there may be committed, and another worker must not hand out the same
- * addresses in the same run.
+ * is TOLD while a run is in flight has been sent that RUN. Arenas are given out
+ * once: what tasks allocated there is the program's when it is committed.
  */
 #include "core.h"
 
@@ -134,13 +132,19 @@ coord__session_meet(struct session *s, struct worker_peer *w)
 		return DSM_OK;
 	}
 	if (s->arenas_used + (uint64_t)w->n_slots > COORD_ARENAS) {
-		char reason[96];
+		char reason[128];
 
-		snprintf(
-		    reason, sizeof(reason),
-		    "%d slots have served this session, which is the most; "
-		    "start the program again",
-		    COORD_ARENAS);
+		if (w->n_slots > COORD_ARENAS)
+			snprintf(reason, sizeof(reason),
+			         "it has %u slots, and a program can use %d; "
+			         "start it with fewer",
+			         w->n_slots, COORD_ARENAS);
+		else
+			snprintf(reason, sizeof(reason),
+			         "it has %u slots, and %u have served this "
+			         "session, which may be %d at most; start the "
+			         "program again",
+			         w->n_slots, s->arenas_used, COORD_ARENAS);
 		coord__sworker_unfit(sw, reason);
 		return DSM_OK;
 	}

@@ -105,12 +105,16 @@ failure_text(const struct run *r, struct verdict *v)
 {
 	const struct failures *fs = &r->failures;
 	const struct dsm_rec_failure *f = &fs->v[0];
+	const char *first =
+	    f->text_len > 0 ? (const char *)fs->texts.ptr + f->text_off : "";
+	/* After a newline comes the backtrace. */
+	const char *newline = memchr(first, '\n', f->text_len);
+	int len = newline != NULL ? (int)(newline - first) : (int)f->text_len;
 
-	snprintf(
-	    v->text, sizeof(v->text),
-	    "%zu of %" PRIu64 " %ss failed; the first: %s %" PRIu64 ": %.*s",
-	    fs->n, r->total, noun(r), noun(r), f->task, (int)f->text_len,
-	    f->text_len > 0 ? (const char *)fs->texts.ptr + f->text_off : "");
+	snprintf(v->text, sizeof(v->text),
+	         "%zu of %" PRIu64 " %ss failed; the first: %s %" PRIu64
+	         ": %.*s",
+	         fs->n, r->total, noun(r), noun(r), f->task, len, first);
 }
 
 /* What became of the run by itself. */

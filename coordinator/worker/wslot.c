@@ -431,14 +431,13 @@ say(struct fate *f, const char *fmt, ...)
 }
 
 static void
-judge_our_kill(const struct wslot *s, struct fate *f, uint64_t task, int runs)
+judge_our_kill(const struct wslot *s, struct fate *f, int runs)
 {
 	switch (s->kill_why) {
 	case KILL_TIMEOUT:
 		if (runs)
 			f->fails = DSM_FAIL_TIMEOUT;
-		say(f, "task %llu ran longer than %u ms", ULL(task),
-		    s->ss->timeout_ms);
+		say(f, "ran longer than %u ms", s->ss->timeout_ms);
 		break;
 	case KILL_CANCEL:
 	case KILL_CLOSING:
@@ -454,8 +453,7 @@ judge_our_kill(const struct wslot *s, struct fate *f, uint64_t task, int runs)
 }
 
 static void
-judge_signal(const struct wslot *s, struct fate *f, int sig, uint64_t task,
-             int runs)
+judge_signal(const struct wslot *s, struct fate *f, int sig, int runs)
 {
 	if (!runs || sig == SIGKILL) {
 		/* Not the task's doing: the system's memory was short, say. */
@@ -467,12 +465,11 @@ judge_signal(const struct wslot *s, struct fate *f, int sig, uint64_t task,
 	}
 	f->fails = DSM_FAIL_CRASH;
 	f->signal = sig;
-	say(f, "task %llu: signal %d (%s)", ULL(task), sig, strsignal(sig));
+	say(f, "signal %d (%s)", sig, strsignal(sig));
 }
 
 static void
-judge_exit(const struct wslot *s, struct fate *f, int code, uint64_t task,
-           int runs)
+judge_exit(const struct wslot *s, struct fate *f, int code, int runs)
 {
 	switch (code) {
 	case SLOT_EXIT_COLLIDES:
@@ -507,9 +504,9 @@ judge_exit(const struct wslot *s, struct fate *f, int code, uint64_t task,
 		if (runs)
 			f->fails = DSM_FAIL_FORBIDDEN;
 		say(f,
-		    runs ? "task %llu ended its process (exit status %d)"
-		         : "slot ended by itself (task %llu, status %d)",
-		    ULL(task), code);
+		    runs ? "ended its process (exit status %d)"
+		         : "slot ended by itself (status %d)",
+		    code);
 		break;
 	}
 }
@@ -528,7 +525,6 @@ task_at(const struct wslot *s)
 static void
 judge_end(const struct wslot *s, int status, struct fate *f)
 {
-	uint64_t task = s->n_out > 0 ? task_at(s) : 0;
 	int runs;
 
 	*f = (struct fate){0};
@@ -537,11 +533,11 @@ judge_end(const struct wslot *s, int status, struct fate *f)
 	runs = f->begun && atomic_load(&s->ctl->state) == SLOT_RUNNING;
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL &&
 	    s->kill_why != KILL_NOT && s->kill_why != KILL_CLOSED)
-		judge_our_kill(s, f, task, runs);
+		judge_our_kill(s, f, runs);
 	else if (WIFSIGNALED(status))
-		judge_signal(s, f, WTERMSIG(status), task, runs);
+		judge_signal(s, f, WTERMSIG(status), runs);
 	else
-		judge_exit(s, f, WEXITSTATUS(status), task, runs);
+		judge_exit(s, f, WEXITSTATUS(status), runs);
 }
 
 /* Answer for its EXECs. */
