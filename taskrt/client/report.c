@@ -180,6 +180,12 @@ describe_failure(const struct dsm_rec_failure *f, char *buf, size_t size)
 	}
 }
 
+static const char *
+noun(int loop)
+{
+	return loop ? "iteration" : "task";
+}
+
 static void
 describe_where(const struct taskrt__report_source *src, uint64_t addr,
                char *buf, size_t size)
@@ -222,6 +228,24 @@ compare_failures(const void *a, const void *b)
 	return (x->task > y->task) - (x->task < y->task);
 }
 
+/* Where a slot could only tell the address of the code ("at 0x5581a0"), its name
+ * is added. */
+static int
+add_backtrace(const struct taskrt__report_source *src, const char *text,
+              size_t len, struct dsm_wbuf *w, const char **slot)
+{
+	char line[40], more[240];
+	unsigned long long pc;
+	int used = 0;
+
+	snprintf(line, sizeof(line), "%.*s", (int)len, text);
+	if (len >= sizeof(line) ||
+	    sscanf(line, "at 0x%llx%n", &pc, &used) != 1 || (size_t)used != len)
+		return put_text(w, text, len, slot);
+	describe_where(src, pc, more, sizeof(more));
+	return put_string(w, more, slot);
+}
+
 /* The wire's text is the message; after its first newline, the backtrace. */
 static int
 add_failure(const struct taskrt__report_source *src,
@@ -255,7 +279,8 @@ add_failure(const struct taskrt__report_source *src,
 		return err;
 	if (newline == NULL)
 		return put_string(w, "", &f->backtrace);
-	return put_text(w, newline + 1, len - first - 1, &f->backtrace);
+	return add_backtrace(src, newline + 1, len - first - 1, w,
+	                     &f->backtrace);
 }
 
 static int
@@ -297,14 +322,15 @@ add_race(const struct taskrt__report_source *src, struct taskrt_race *race,
 		    "a task and the program itself both wrote %zu byte%s %s",
 		    race->len, race->len == 1 ? "" : "s", where);
 	else if (race->task_b == TASKRT_CLIENT)
-		snprintf(
-		    text, sizeof(text),
-		    "task %zu and the program itself both wrote %zu byte%s %s",
-		    race->task_a, race->len, race->len == 1 ? "" : "s", where);
+		snprintf(text, sizeof(text),
+		         "%s %zu and the program itself both wrote %zu byte%s "
+		         "%s",
+		         noun(src->loop), race->task_a, race->len,
+		         race->len == 1 ? "" : "s", where);
 	else
 		snprintf(text, sizeof(text),
-		         "tasks %zu and %zu both wrote %zu byte%s %s",
-		         race->task_a, race->task_b, race->len,
+		         "%ss %zu and %zu both wrote %zu byte%s %s",
+		         noun(src->loop), race->task_a, race->task_b, race->len,
 		         race->len == 1 ? "" : "s", where);
 	return put_string(w, text, &race->message);
 }
@@ -360,23 +386,23 @@ add_message(const struct taskrt__report_source *src, struct taskrt__report *r,
 
 	if (src->error == DSM_OK)
 		return put_string(w, "", &r->pub.message);
-	if (src->text != NULL && src->text[0] != '\0')
-		return put_string(w, src->text, &r->pub.message);
+	/* Only here it is known what lies at the address. */
 	if (src->error == TASKRT_ERACE && p->races != NULL) {
 		const char *message = p->races[0].message;
 
 		settle_text(&message, base);
-		snprintf(text, sizeof(text), "%s", message);
 		if (p->n_races > 1)
-			snprintf(text + strlen(text),
-			         sizeof(text) - strlen(text),
-			         ", and %zu more race%s", p->n_races - 1,
-			         p->n_races == 2 ? "" : "s");
+			snprintf(text, sizeof(text),
+			         "%zu races; the first: ", p->n_races);
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s",
+		         message);
+	} else if (src->text != NULL && src->text[0] != '\0') {
+		return put_string(w, src->text, &r->pub.message);
 	} else if (p->n_failures > 0) {
 		const char *message = p->failures[0].message;
 
 		settle_text(&message, base);
-		snprintf(text, sizeof(text), "task %zu: %s",
+		snprintf(text, sizeof(text), "%s %zu: %s", noun(src->loop),
 		         p->failures[0].task, message);
 		if (p->n_failures > 1)
 			snprintf(text + strlen(text),
@@ -423,6 +449,8 @@ taskrt__report_make(const struct taskrt__report_source *src,
 		goto fail;
 	}
 	r->pub.error = src->error;
+	r->loop = src->loop;
+	r->chunked = src->chunked;
 	r->name = strdup(src->name != NULL ? src->name : "");
 	if (r->name == NULL)
 		goto fail;
@@ -463,14 +491,14 @@ print_backtrace(FILE *f, const char *text)
 #define PRINT_MAX 20 /* failures, races: more are only counted */
 
 static void
-print_failures(FILE *f, const struct taskrt_report *r)
+print_failures(FILE *f, const struct taskrt_report *r, const char *what)
 {
 	if (r->n_failures == 0)
 		return;
-	fprintf(f, "  %zu task%s failed:\n", r->n_failures,
+	fprintf(f, "  %zu %s%s failed:\n", r->n_failures, what,
 	        r->n_failures == 1 ? "" : "s");
 	for (size_t i = 0; i < r->n_failures && i < PRINT_MAX; i++) {
-		fprintf(f, "    task %zu: %s\n", r->failures[i].task,
+		fprintf(f, "    %s %zu: %s\n", what, r->failures[i].task,
 		        r->failures[i].message);
 		print_backtrace(f, r->failures[i].backtrace);
 	}
@@ -479,7 +507,7 @@ print_failures(FILE *f, const struct taskrt_report *r)
 }
 
 static void
-print_races(FILE *f, const struct taskrt_report *r)
+print_races(FILE *f, const struct taskrt_report *r, int chunked)
 {
 	size_t listed = r->n_races < PRINT_MAX ? r->n_races : PRINT_MAX;
 
@@ -491,6 +519,9 @@ print_races(FILE *f, const struct taskrt_report *r)
 		fprintf(f, "    %s\n", r->races[i].message);
 	if (r->n_races > listed)
 		fprintf(f, "    and %zu more\n", r->n_races - listed);
+	if (chunked)
+		fprintf(f, "  the number is that of a chunk's first iteration; "
+		           "TASKRT_CHECK=iterations finds the very ones\n");
 }
 
 int
@@ -500,7 +531,8 @@ taskrt_report_print(FILE *f)
 
 	if (f == NULL)
 		return TASKRT_EINVAL;
-	const char *name = mine != NULL && r == &mine->pub ? mine->name : "";
+	int is_mine = mine != NULL && r == &mine->pub;
+	const char *name = is_mine ? mine->name : "";
 
 	fprintf(f, "taskrt: ");
 	if (name[0] != '\0')
@@ -513,8 +545,8 @@ taskrt_report_print(FILE *f)
 		        r->counters.pages_fetched, r->counters.bytes_written);
 	else
 		fprintf(f, "%s: %s\n", taskrt_strerror(r->error), r->message);
-	print_races(f, r);
-	print_failures(f, r);
+	print_races(f, r, is_mine && mine->chunked);
+	print_failures(f, r, noun(is_mine && mine->loop));
 	return 0;
 }
 

@@ -14,8 +14,9 @@
 
 struct taskrt__report {
 	struct taskrt_report pub;
-	char *name;  /* of the run, "" if it had none */
-	char *texts; /* all strings of pub, one after the other */
+	char *name;        /* of the run, "" if it had none */
+	char *texts;       /* all strings of pub, one after the other */
+	int loop, chunked; /* as in the source */
 };
 
 /* What a report is made of; everything is borrowed. */
@@ -31,9 +32,11 @@ struct taskrt__report_source {
 	const struct taskrt_race *client_races;
 	size_t n_client_races;
 	const struct dsm_counters *counters; /* may be NULL */
-	/* Says which block an address is in: "temperatures[17]". "" if none. */
+	/* Says what an address is in: "temperatures[17]". "" if unknown. */
 	void (*where)(void *ctx, const void *addr, char *buf, size_t size);
 	void *where_ctx;
+	int loop;    /* its tasks are iterations */
+	int chunked; /* races are told of chunks, by their first iterations */
 };
 
 /*

@@ -13,6 +13,7 @@
 #include "client.h"
 #include "context.h"
 #include "serveconn.h"
+#include "symbol.h"
 #include "taskpage.h"
 
 /* Pages that changed outside the heap are sent along up to this; more are
@@ -586,6 +587,8 @@ where(void *ctx, const void *addr, char *buf, size_t size)
 {
 	(void)ctx;
 	dsm__heap_describe(addr, buf, size);
+	if (buf[0] == '\0')
+		taskrt__symbol_describe(addr, buf, size);
 }
 
 static void
@@ -604,6 +607,9 @@ make_report(struct taskrt_run *run, const struct outcome *o)
 	    .n_client_races = o->n_client_races,
 	    .counters = &run->counters,
 	    .where = where,
+	    .loop = run->job.mode != DSM_MODE_TASKS,
+	    .chunked = run->job.mode != DSM_MODE_TASKS &&
+	               !run->session->config->check_iterations,
 	};
 
 	run->error = o->error;

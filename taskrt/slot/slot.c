@@ -120,7 +120,8 @@ settle_arena(void)
 struct outcome {
 	int failed;
 	struct dsm_rec_failure failure;
-	const char *text;
+	/* Message, newline, backtrace: the program has the symbols for it. */
+	char text[sizeof(((struct fault_failure *)0)->text) + 32];
 };
 
 static void
@@ -129,13 +130,18 @@ note_failure(struct outcome *out)
 	const struct fault_failure *f = fault_last();
 
 	out->failed = 1;
-	out->text = f->text;
+	/* Where a forbidden call is made is libc, which says nothing. */
+	if (f->kind == DSM_FAIL_CRASH && f->pc != 0)
+		snprintf(out->text, sizeof(out->text), "%s\nat 0x%llx", f->text,
+		         (unsigned long long)f->pc);
+	else
+		snprintf(out->text, sizeof(out->text), "%s", f->text);
 	out->failure.task = atomic_load(&sl.ctl->current);
 	out->failure.addr = f->addr;
 	out->failure.kind = f->kind;
 	out->failure.signal = f->signal;
 	out->failure.text_off = 0;
-	out->failure.text_len = (uint32_t)strlen(f->text);
+	out->failure.text_len = (uint32_t)strlen(out->text);
 }
 
 /* What changed is described to the coordinator in one message. */

@@ -51,7 +51,7 @@ enum taskrt_kind {
 	TASKRT_FORBIDDEN, /* a call that a task may not make */
 	TASKRT_TIMEOUT,   /* ran longer than options.timeout_ms */
 	TASKRT_LOST,      /* its slots or workers were lost, retries used up */
-	TASKRT_CANCELLED,
+	TASKRT_CANCELLED, /* not used yet: they are not listed */
 };
 
 struct taskrt_task {
@@ -82,9 +82,11 @@ struct taskrt_failure {
 #define TASKRT_CLIENT SIZE_MAX
 
 struct taskrt_race {
-	size_t task_a, task_b; /* task_a < task_b, or task_b is TASKRT_CLIENT */
-	void *addr;            /* first byte both wrote */
-	size_t len;            /* bytes in a row */
+	/* task_a < task_b, or task_b is TASKRT_CLIENT; of a loop's chunk it is
+	 * the first iteration, unless TASKRT_CHECK=iterations */
+	size_t task_a, task_b;
+	void *addr; /* first byte both wrote */
+	size_t len; /* bytes in a row */
 	const char *message;
 };
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "../../../taskrt/client/report.h"
+#include "../../../taskrt/client/symbol.h"
 
 static struct dsm_wbuf failures, texts, races;
 static uint32_t n_failures, n_races;
@@ -150,8 +151,69 @@ test_races_name_both_tasks_and_the_block(void)
 	         r->pub.races[1].message,
 	         "task 3 and the program itself both wrote 1 byte at 0x7000") ==
 	     0);
-	MUST(strstr(r->pub.message, "and 1 more race") != NULL);
+	MUST(strstr(r->pub.message, "2 races; the first: tasks 1 and 2 both") ==
+	     r->pub.message);
 	taskrt__report_free(r);
+}
+
+static void
+test_races_of_chunks_say_how_to_find_the_iterations(void)
+{
+	struct taskrt__report *r;
+
+	reset();
+	add_race(10, 20, 0x5000, 8);
+	struct taskrt__report_source src = source(TASKRT_ERACE);
+	src.text = "iterations 10 and 20 both wrote 8 bytes at 0x5000";
+	src.loop = src.chunked = 1;
+	src.where = where;
+	MUST_OK(taskrt__report_make(&src, &r));
+	/* What is at the address only the program knows. */
+	MUST(strcmp(r->pub.message,
+	            "iterations 10 and 20 both wrote 8 bytes at 0x5000 "
+	            "(temperatures[17])") == 0);
+	taskrt__report_give(r);
+	char *text = printed();
+	MUST(strstr(text, "TASKRT_CHECK=iterations") != NULL);
+	free(text);
+	taskrt__report_give(NULL);
+}
+
+static void
+test_code_addresses_get_names(void)
+{
+	struct taskrt__report *r;
+
+	reset();
+	add_failure(7, DSM_FAIL_CRASH, SIGSEGV, "read of 0x8\nat 0x5000");
+	add_failure(8, DSM_FAIL_CRASH, SIGSEGV, "read of 0x8\nat 0x5000 f");
+	struct taskrt__report_source src = source(TASKRT_ETASK);
+	src.where = where;
+	MUST_OK(taskrt__report_make(&src, &r));
+	MUST(strcmp(r->pub.failures[0].backtrace,
+	            "at 0x5000 (temperatures[17])") == 0);
+	MUST(strcmp(r->pub.failures[1].backtrace, "at 0x5000 f") == 0);
+	taskrt__report_free(r);
+}
+
+static int a_static;
+
+static void
+test_symbols_of_the_program_are_found(void)
+{
+	char text[200];
+	int local = 0;
+
+	taskrt__symbol_describe(&a_static, text, sizeof(text));
+	MUST(strncmp(text, "a_static in ", 12) == 0);
+	taskrt__symbol_describe(
+	    (const char *)(uintptr_t)test_code_addresses_get_names + 1, text,
+	    sizeof(text));
+	MUST(strncmp(text, "test_code_addresses_get_names+0x1 in ", 37) == 0);
+	taskrt__symbol_describe(&local, text, sizeof(text));
+	MUST(strcmp(text, "on the launching thread's stack") == 0);
+	taskrt__symbol_describe((const void *)8, text, sizeof(text));
+	MUST(text[0] == '\0');
 }
 
 static void
@@ -258,6 +320,9 @@ SUITE(taskrt_client_report, "taskrt.client.report",
       T(test_before_any_run_the_report_is_empty),
       T(test_failures_come_root_causes_first),
       T(test_races_name_both_tasks_and_the_block),
+      T(test_races_of_chunks_say_how_to_find_the_iterations),
+      T(test_code_addresses_get_names),
+      T(test_symbols_of_the_program_are_found),
       T(test_all_races_are_counted_but_only_listed_ones_shown),
       T(test_malformed_lists_are_refused),
       T(test_print_shows_failures_with_backtraces),
