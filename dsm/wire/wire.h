@@ -61,7 +61,9 @@ enum dsm_run_mode {
 #define DSM_RUN_FAIL_FAST 4u
 #define DSM_RUN_ISOLATE 8u /* each iteration its own writer */
 #define DSM_WRITES_LAST 1u
-#define DSM_WELCOME_INSECURE 1u /* client may listen beyond loopback */
+/* HELLO offers, WELCOME answers with those in use. */
+#define DSM_FEATURE_VERBS UINT64_C(1) /* data link: QP may follow */
+#define DSM_WELCOME_INSECURE 1u       /* client may listen beyond loopback */
 
 /* Failure kinds, as in taskrt.h. */
 enum dsm_failure_kind {
