@@ -64,6 +64,7 @@ enum dsm_run_mode {
 /* HELLO offers, WELCOME answers with those in use. */
 #define DSM_FEATURE_VERBS UINT64_C(1) /* data link: QP may follow */
 #define DSM_WELCOME_INSECURE 1u       /* client may listen beyond loopback */
+#define DSM_WELCOME_VERBS_ONLY 2u     /* data link: over verbs or not at all */
 
 /* Failure kinds, as in taskrt.h. */
 enum dsm_failure_kind {
