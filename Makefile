@@ -5,6 +5,7 @@
 # make bench            one JSON object a line
 # make lint             layout, clang-tidy, shellcheck, layers
 # make fuzz             libFuzzer over tests/fuzz (FUZZ_SECONDS each)
+# make install          see install.mk, also for packages
 #
 # Variants, each with a build folder of its own: SANITIZE=address|undefined|
 # thread (commas join several), CC=clang. V=1 shows the commands.
@@ -137,16 +138,17 @@ $(libdsm) $(libcoord) $(libtaskrt) $(libinternal):
 	@mkdir -p $(@D)
 	$(call say,AR) rm -f $@; ar rcs $@ $^
 
-$(B)/lib/libdsm.so.0: $(call obj,$(dsm_src))
-$(B)/lib/libtaskrt.so.0: $(call obj,$(coord_src) $(client_src)) \
+# The one in install/ is for folders that the loader searches anyway.
+libtaskrt_so := $(B)/lib/libtaskrt.so.0 $(B)/install/libtaskrt.so.0
+$(B)/lib/libdsm.so.0: $(call obj,$(dsm_src)) dsm/libdsm.map
+$(libtaskrt_so): $(call obj,$(coord_src) $(client_src)) taskrt/libtaskrt.map \
 	$(B)/lib/libdsm.so.0
-$(B)/lib/libdsm.so.0: dsm/libdsm.map
-$(B)/lib/libtaskrt.so.0: taskrt/libtaskrt.map
-$(B)/lib/%.so.0:
+$(B)/lib/libtaskrt.so.0: RUNPATH := '-Wl,-rpath,$$ORIGIN'
+$(B)/lib/libdsm.so.0 $(libtaskrt_so):
 	@mkdir -p $(@D)
 	$(call say,LD) $(CC) -shared -Wl,-soname,$(@F) -o $@ \
 		-Wl,--version-script=$(filter %.map,$^) $(filter-out %.map,$^) \
-		$(ALL_LDFLAGS) '-Wl,-rpath,$$ORIGIN' $(DSM_LIBS)
+		$(ALL_LDFLAGS) $(RUNPATH) $(DSM_LIBS)
 $(B)/lib/%.so: $(B)/lib/%.so.0
 	$(Q)ln -sf $(<F) $@
 
@@ -260,3 +262,5 @@ $(fakeslot): $(fakeslot_obj) $(filter-out $(B)/slot/obj/taskrt/%,$(slot_obj))
 	$(call say,LD) $(CC) -static -o $@ $^ -l:liblz4.a
 $(unit): | $(fakeslot)
 -include $(fakeslot_obj:.o=.d)
+
+include install.mk

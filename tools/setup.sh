@@ -4,7 +4,7 @@
 set -eu
 
 build="gcc make libc6-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev"
-test="$build binutils iproute2 procps"
+test="$build binutils iproute2 pkg-config procps"
 lint="clang-format clang-tidy git shellcheck"
 # make CC=clang, make fuzz
 clang="clang libomp-dev libclang-rt-dev"
