@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <png.h>
 #include <taskrt/taskrt.h>
 
 #include "common/example.h"
+#include "common/picture.h"
 
 /* Part of the plane: the island in a seahorse's tail, as a panorama. */
 #define CENTRE_RE (-0.74364269)
@@ -140,7 +140,7 @@ check(char *text, size_t size)
 
 /* Entry 0 is the set itself; the others go round a wheel of five colours. */
 static void
-make_palette(uint8_t palette[256][3])
+make_palette(example_palette palette)
 {
 	static const uint8_t wheel[][3] = {{6, 11, 66},     {32, 107, 203},
 	                                   {237, 255, 255}, {255, 170, 0},
@@ -168,14 +168,10 @@ make_index(uint8_t *index)
 }
 
 static int
-write_png(void)
+write_picture(void)
 {
-	png_image image = {.version = PNG_IMAGE_VERSION,
-	                   .width = (png_uint_32)width,
-	                   .height = (png_uint_32)height,
-	                   .format = PNG_FORMAT_RGB_COLORMAP,
-	                   .colormap_entries = 256};
-	uint8_t palette[256][3], index[UINT16_MAX + 1];
+	uint8_t index[UINT16_MAX + 1];
+	example_palette palette;
 	uint8_t *bytes = malloc(width * height);
 
 	if (bytes == NULL) {
@@ -186,20 +182,15 @@ write_png(void)
 	make_index(index);
 	for (size_t i = 0; i < width * height; i++)
 		bytes[i] = index[pixels[i]];
-	int ok = png_image_write_to_file(&image, output, 0, bytes, 0, palette);
+	int err = example_write_png(output, width, height, bytes, palette);
 	free(bytes);
-	if (!ok) {
-		fprintf(stderr, "%s: %s\n", output, image.message);
-		return -1;
-	}
-	printf("wrote %s\n", output);
-	return 0;
+	return err;
 }
 
 static int
 finish(void)
 {
-	int err = output != NULL ? write_png() : 0;
+	int err = output != NULL ? write_picture() : 0;
 
 	dsm_free(pixels);
 	return err;
