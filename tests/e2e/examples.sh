@@ -1,96 +1,130 @@
 #!/usr/bin/env bash
-# examples.sh - every example, small: the same result in all modes and with any
-# number of slots, and the options that all have. Prints "  ok NAME" or
-# "  FAIL NAME" for each test.
+# examples.sh [NAME...] - every example, or those named, small: the same result in
+# all modes, with any number of slots, here and on workers over TCP; and the
+# options that all have.
+# shellcheck disable=SC2317 # functions are called by name
 set -u
 cd "$(dirname "$0")/../.." || exit 2
-BUILD=${BUILD-build}
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-bad=0
+# shellcheck source=tests/helpers/e2e.sh
+. tests/helpers/e2e.sh
 
+wanted=("$@")
+declare -A cluster # slots of each of two workers -> their coordinator's address
 export TASKRT_COORDINATOR=
-unset TASKRT_SLOTS
 
-# verdict NAME STATUS - what was printed is shown when the test failed.
-verdict() {
-	if [ "$2" -eq 0 ]; then
-		echo "  ok $1"
-	else
-		echo "  FAIL $1"
-		sed 's/^/    /' "$tmp/out" "$tmp/err"
-		bad=1
-	fi
+two_workers() { # SLOTS
+	start_coordinator "coordinator$1" &&
+		start_worker "a$1" "$1" && start_worker "b$1" "$1" &&
+		soon 10 has_workers 2 && cluster[$1]=$addr
 }
 
 example() { # PROGRAM ARGUMENT...
 	local program=$1
 	shift
-	timeout 60 "$BUILD/examples/$program" "$@" >"$tmp/out" 2>"$tmp/err"
+	timeout 60 "$BUILD/examples/$program" "$@" >"$tmp/out.log" \
+		2>"$tmp/err.log"
 }
 
 # The result of the last run: the line's text after "correct: ".
 result() {
-	sed -n 's/.* s  correct: //p' "$tmp/out"
+	sed -n 's/.* s  correct: //p' "$tmp/out.log"
+}
+
+# gives RESULT PROGRAM ARGUMENT... - the same result, and it is one.
+gives() {
+	local want=$1
+	shift
+	example "$@" && [ -n "$want" ] && [ "$(result)" = "$want" ]
+}
+
+is_wanted() { # PROGRAM
+	[ ${#wanted[@]} -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]
 }
 
 # same_everywhere TITLE PROGRAM ARGUMENT... - all agree with one thread.
 same_everywhere() {
 	local title=$1 want slots
 	shift
-	example "$@" --mode sequential
-	verdict "$title sequential" $?
+	is_wanted "$1" || return
+	check "$title sequential" example "$@" --mode sequential
 	want=$(result)
-
-	example "$@" --mode openmp && [ "$(result)" = "$want" ]
-	verdict "$title openmp" $?
+	check "$title openmp" gives "$want" "$@" --mode openmp
 	for slots in 1 2 7; do
-		TASKRT_SLOTS=$slots example "$@" && [ "$(result)" = "$want" ]
-		verdict "$title, slots: $slots" $?
+		TASKRT_SLOTS=$slots check "$title, slots: $slots" \
+			gives "$want" "$@"
+	done
+	for slots in "${!cluster[@]}"; do
+		TASKRT_COORDINATOR=${cluster[$slots]} \
+			check "$title, two workers over TCP, slots of each: $slots" \
+			gives "$want" "$@"
 	done
 }
 
-picture() {
-	example mandelbrot --width 300 --height 60 --output "$tmp/m.png" &&
-		[ "$(head -c 8 "$tmp/m.png" | od -An -tx1 | tr -d ' ')" = \
+is_png() { # PROGRAM ARGUMENT...
+	rm -f "$tmp/picture"
+	example "$@" --output "$tmp/picture" &&
+		[ "$(head -c 8 "$tmp/picture" | od -An -tx1 | tr -d ' ')" = \
 			89504e470d0a1a0a ]
+}
+
+# The run's result has that in it.
+says_that() { # TEXT PROGRAM ARGUMENT...
+	local text=$1
+	shift
+	example "$@" && [[ $(result) == *"$text"* ]]
 }
 
 comparison() {
 	example factor --numbers 4 --mode compare --stat &&
-		[ "$(grep -c ' correct: 4 of 4' "$tmp/out")" -eq 3 ] &&
-		grep -q '^  execution  *[1-9]' "$tmp/out" &&
-		grep -q '^speed-up over sequential: ' "$tmp/out"
+		[ "$(grep -c ' correct: 4 of 4' "$tmp/out.log")" -eq 3 ] &&
+		grep -q '^  execution  *[1-9]' "$tmp/out.log" &&
+		grep -q '^speed-up over sequential: ' "$tmp/out.log"
+}
+
+helps() { # PROGRAM
+	example "$1" --help && grep -q '^usage: ' "$tmp/out.log"
 }
 
 # refused PROGRAM ARGUMENT... - one line of complaint, status 2, nothing run.
 refused() {
 	example "$@"
-	[ $? -eq 2 ] && [ "$(wc -l <"$tmp/err")" -eq 1 ] && [ ! -s "$tmp/out" ]
+	[ $? -eq 2 ] && [ "$(wc -l <"$tmp/err.log")" -eq 1 ] &&
+		[ ! -s "$tmp/out.log" ]
 }
+
+for slots in 1 2 7; do
+	check "two workers with slots: $slots" two_workers $slots
+done
 
 same_everywhere factor factor --numbers 10
 same_everywhere mandelbrot mandelbrot --width 400 --height 100 --check
 same_everywhere "tree in malloc" tree --keys 20000 --tasks 20 --searches 500
 same_everywhere "tree in dsm_malloc" \
 	tree --keys 20000 --tasks 20 --searches 500 --dsm
-picture
-verdict "mandelbrot writes a PNG" $?
-comparison
-verdict "factor compares the modes" $?
+same_everywhere primes primes --below 300000
+same_everywhere knights knights --columns 5
+same_everywhere blackscholes blackscholes --paths 1000003 --tasks 77
+same_everywhere "prototein, checked exhaustively" \
+	prototein --chain HPPHPPHPHHPPHPH --bunch 40
+same_everywhere "prototein, a known chain" \
+	prototein --chain HPHPPHHPHPPHPHHPPHPH
+
+check "mandelbrot writes a PNG" is_png mandelbrot --width 300 --height 60
+check "primes writes a PNG" is_png primes --below 20000
+check "there are 664,579 primes below 10^7" \
+	says_that '664579 primes' primes --below 10000000
+check "there are 1,728 tours of 5 x 5 squares" \
+	says_that '1728 open tours of 5 x 5' knights --columns 5
+check "factor compares the modes" comparison
 
 for program in "$BUILD"/examples/*; do
 	[ -f "$program" ] || continue
 	name=${program##*/}
-	example "$name" --help && grep -q '^usage: ' "$tmp/out"
-	verdict "$name --help" $?
-	refused "$name" --no-such-option
-	verdict "$name refuses an unknown option" $?
-	refused "$name" --mode sideways
-	verdict "$name refuses an unknown mode" $?
-	refused "$name" surplus
-	verdict "$name refuses an argument" $?
+	is_wanted "$name" || continue
+	check "$name --help" helps "$name"
+	check "$name refuses an unknown option" refused "$name" --no-such-option
+	check "$name refuses an unknown mode" refused "$name" --mode sideways
+	check "$name refuses an argument" refused "$name" surplus
 done
-refused factor --numbers 0
-verdict "factor refuses 0 numbers" $?
-exit $bad
+check "factor refuses 0 numbers" refused factor --numbers 0
+exit "$bad"
