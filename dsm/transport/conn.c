@@ -15,7 +15,7 @@
  * A failed write does not end reading: a peer that said why it left and closed
  * is still heard. recv fails when there is nothing left to read.
  */
-#include "sock.h"
+#include "conn_priv.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -46,19 +46,6 @@ struct header {
 	uint64_t tag;
 };
 _Static_assert(sizeof(struct header) == HEADER, "frame header is 16 bytes");
-
-struct dsm_conn {
-	const struct dsm_conn_ops *ops; /* const after create */
-	int fd;                         /* const after create */
-	uint32_t max_body;              /* const after create */
-	int in_err;                     /* why recv FAILED, or DSM_OK */
-	int out_err;                    /* why send FAILED, or DSM_OK */
-	uint8_t *in;
-	size_t in_cap, in_off, in_len;
-	uint8_t *out;
-	size_t out_cap, out_off, out_len;
-	char peer[DSM_ADDR_MAX];
-};
 
 ssize_t
 dsm__sock_readv(struct dsm_conn *c, const struct iovec *iov, int n)
@@ -122,7 +109,7 @@ dsm__conn_create(const struct dsm_conn_ops *ops, int fd, uint32_t max_body,
 		goto free_conn;
 	c->in_cap = READ_AHEAD;
 	c->ops = ops;
-	c->fd = fd;
+	c->fd = c->poll_fd = fd;
 	c->max_body = max_body;
 	/* Now: a socket whose peer has gone no longer knows its name. */
 	if (dsm__tcp_peer(fd, c->peer) != DSM_OK)
@@ -147,10 +134,33 @@ dsm__conn_close(struct dsm_conn *c)
 	free(c);
 }
 
+void
+dsm__conn_forget(struct dsm_conn *c)
+{
+	if (c != NULL)
+		c->ops->forget(c);
+}
+
 int
 dsm__conn_fd(const struct dsm_conn *c)
 {
-	return c->fd;
+	return c->poll_fd;
+}
+
+int
+dsm__conn_arm(struct dsm_conn *c, int events, int *poll_p)
+{
+	*poll_p = events;
+	if (c->ops->arm == NULL)
+		return DSM_OK;
+	*poll_p = POLLIN;
+	return c->ops->arm(c, events);
+}
+
+int
+dsm__conn_is_polled(const struct dsm_conn *c)
+{
+	return c->ops->arm != NULL;
 }
 
 const char *
@@ -169,6 +179,12 @@ int
 dsm__conn_error(const struct dsm_conn *c)
 {
 	return c->in_err != DSM_OK ? c->in_err : c->out_err;
+}
+
+const char *
+dsm__conn_why(const struct dsm_conn *c)
+{
+	return c->why;
 }
 
 /* --- out --- */
@@ -330,15 +346,21 @@ dsm__conn_send(struct dsm_conn *c, unsigned type, unsigned flags, uint64_t tag,
 	return DSM_OK;
 }
 
-/* Sleep until the socket is ready for events or the deadline passes. */
-static int
-sleep_for(struct dsm_conn *c, short events, uint64_t deadline)
+int
+dsm__conn_sleep(struct dsm_conn *c, int events, uint64_t deadline)
 {
-	struct pollfd p = {.fd = c->fd, .events = events};
+	struct pollfd p = {.fd = c->poll_fd};
 	int ms = dsm__ms_left(deadline);
+	int wanted, err;
 
 	if (ms == 0)
 		return DSM_ETIMEDOUT;
+	err = dsm__conn_arm(c, events, &wanted);
+	if (err == DSM_EAGAIN)
+		return DSM_OK;
+	if (err != DSM_OK)
+		return err;
+	p.events = (short)wanted;
 	if (poll(&p, 1, ms) < 0 && errno != EINTR)
 		return DSM_ESYS;
 	return DSM_OK;
@@ -359,7 +381,7 @@ dsm__conn_drain(struct dsm_conn *c, uint64_t deadline)
 			dsm__spin_pause(tries++);
 			continue;
 		}
-		err = sleep_for(c, POLLOUT, deadline);
+		err = dsm__conn_sleep(c, POLLOUT, deadline);
 		if (err != DSM_OK)
 			return err;
 	}
@@ -485,7 +507,7 @@ dsm__conn_recv_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
 			dsm__spin_pause(tries);
 			continue;
 		}
-		err = sleep_for(
+		err = dsm__conn_sleep(
 		    c, dsm__conn_backlog(c) > 0 ? POLLIN | POLLOUT : POLLIN,
 		    deadline);
 		if (err != DSM_OK)

@@ -11,8 +11,9 @@
  *   shm   unix stream socket; the ends are on one machine and share memory by
  *         descriptors besides
  *   tcp   TCP stream
- * (later: tls over tcp, verbs). A back-end is a table of operations on raw
- * bytes (ops below); framing, buffering and the out-queue are shared (conn.c).
+ *   verbs RDMA: a tcp connection that went over to a queue pair (verbs.h)
+ * (later: tls over tcp). A back-end is a table of operations on raw bytes (ops
+ * below); framing, buffering and the out-queue are shared (conn.c).
  *
  * States: OPEN -> FAILED (a peer closed, reset, sent garbage; err says which)
  * -> closed by dsm__conn_close. A FAILED connection answers every call with its
@@ -45,15 +46,19 @@ struct dsm_frame {
 
 /* What a back-end provides. All non-blocking. */
 struct dsm_conn_ops {
-	const char *name; /* "shm", "tcp" */
+	const char *name; /* "shm", "tcp", "verbs" */
 	/* Bytes moved, or DSM_EAGAIN, or DSM_ECONN (peer closed or reset). */
 	ssize_t (*readv)(struct dsm_conn *c, const struct iovec *iov, int n);
 	ssize_t (*writev)(struct dsm_conn *c, const struct iovec *iov, int n);
-	/* One-sided read of remote memory, or NULL where the back-end has none
-	 * (then READ messages do it). Filled in by verbs. */
-	int (*fetch)(struct dsm_conn *c, uint64_t remote, uint64_t key,
-	             void *dst, size_t len, uint64_t deadline);
+	/*
+	 * NULL: dsm__conn_fd polls as a socket does. Else: called before a sleep
+	 * for `events` (POLLIN to read, POLLOUT to write). DSM_OK: from now on
+	 * dsm__conn_fd becomes readable, whatever the events, when trying again
+	 * makes sense; DSM_EAGAIN: it makes sense already.
+	 */
+	int (*arm)(struct dsm_conn *c, int events);
 	void (*close)(struct dsm_conn *c);
+	void (*forget)(struct dsm_conn *c); /* as dsm__conn_forget */
 };
 
 extern const struct dsm_conn_ops dsm__shm_ops;
@@ -67,12 +72,26 @@ extern const struct dsm_conn_ops dsm__tcp_ops;
 int dsm__conn_create(const struct dsm_conn_ops *ops, int fd, uint32_t max_body,
                      struct dsm_conn **conn_p);
 void dsm__conn_close(struct dsm_conn *c); /* NULL is fine */
+/* In a forked child, instead of close: closes its copies of the descriptors and
+ * nothing else, the parent goes on. c's memory stays as it is. */
+void dsm__conn_forget(struct dsm_conn *c);
 
+/* To sleep on, with poll(2) or a loop. Before sleeping call dsm__conn_arm. */
 int dsm__conn_fd(const struct dsm_conn *c);
+/*
+ * Sleep for events (POLLIN, POLLOUT)? DSM_OK: poll dsm__conn_fd for *poll_p.
+ * DSM_EAGAIN: not yet, try again to read or write first. Never blocks.
+ */
+int dsm__conn_arm(struct dsm_conn *c, int events, int *poll_p);
+/* Looking for a frame is no system call: cheaper than asking poll(2). */
+int dsm__conn_is_polled(const struct dsm_conn *c);
 const char *dsm__conn_transport(const struct dsm_conn *c);
 const char *dsm__conn_peer(const struct dsm_conn *c); /* "10.0.0.2:7000" */
 /* DSM_OK, or why it FAILED (DSM_ECONN, DSM_EPROTO, DSM_ENOMEM). */
 int dsm__conn_error(const struct dsm_conn *c);
+/* Why a FAILED conn failed, in words ("RDMA READ: transport retry counter
+ * exceeded"); "" when there is nothing to add to its code. */
+const char *dsm__conn_why(const struct dsm_conn *c);
 
 /*
  * Send one frame whose body is the concatenation of iov. Never blocks: what the

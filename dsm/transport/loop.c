@@ -28,6 +28,10 @@
  * Handles: a callback may close any handle. Memory of a handle is freed by
  * libuv's close callback, which runs in uv_run after all others; its conn, when
  * closed in its own frame callback, after that has returned.
+ *
+ * A conn whose back-end must be armed before a sleep (verbs) is armed when its
+ * handle leaves the hot list, and after each event that did not put it back
+ * there: a handle is hot, or armed, or its descriptor is readable.
  */
 #include "loop.h"
 
@@ -63,8 +67,14 @@ enum sleeper {
 	N_SLEEPERS,
 };
 
-struct dsm_handle {
+/* Apart from the handle: a conn can get another descriptor. */
+struct watcher {
 	uv_poll_t poll;
+	struct dsm_handle *handle; /* freed with it; NULL: it has a newer one */
+};
+
+struct dsm_handle {
+	struct watcher *watcher;
 	struct dsm_loop *loop;
 	struct dsm_conn *conn;   /* NULL once closed or detached */
 	struct dsm_conn *zombie; /* closed in its own frame callback */
@@ -322,10 +332,30 @@ watch(struct dsm_handle *h)
 		return;
 	h->events = events;
 	h->loop->changed = 1;
+	if (events != 0 && dsm__conn_is_polled(h->conn)) {
+		/* Room to write shows in its descriptor as something to read,
+		 * but it may not be armed. */
+		events = UV_READABLE;
+		look_again(h);
+	}
 	if (events != 0)
-		uv_poll_start(&h->poll, events, on_poll);
+		uv_poll_start(&h->watcher->poll, events, on_poll);
 	else
-		uv_poll_stop(&h->poll);
+		uv_poll_stop(&h->watcher->poll);
+}
+
+/* h is not hot: from here on only its descriptor tells of news. */
+static void
+arm(struct dsm_handle *h)
+{
+	int events = h->events & UV_READABLE ? POLLIN : 0;
+
+	if (h->lost || h->broken || h->events == 0)
+		return;
+	if (h->events & UV_WRITABLE)
+		events |= POLLOUT;
+	if (dsm__conn_arm(h->conn, events, &events) != DSM_OK)
+		look_again(h);
 }
 
 /* h has fewer bytes queued: read again from what feeds it. */
@@ -350,7 +380,7 @@ lose(struct dsm_handle *h, int err)
 		return;
 	h->lost = 1;
 	h->loop->changed = 1;
-	uv_poll_stop(&h->poll);
+	uv_poll_stop(&h->watcher->poll);
 	h->ops->lost(h->owner, h, err);
 }
 
@@ -415,20 +445,61 @@ flush(struct dsm_handle *h)
 static void
 on_poll(uv_poll_t *poll, int status, int events)
 {
-	struct dsm_handle *h = poll->data;
+	struct watcher *w = poll->data;
+	struct dsm_handle *h = w->handle;
 
 	/* libuv has stopped the watcher; there may be bytes to read still. */
 	if (status < 0)
 		h->broken = 1;
-	if (events & UV_WRITABLE)
+	if (events & UV_WRITABLE || dsm__conn_is_polled(h->conn))
 		flush(h);
 	deliver(h);
+	if (h->conn != NULL && !h->hot)
+		arm(h);
 }
 
 static void
 on_closed(uv_handle_t *poll)
 {
-	free(poll->data);
+	struct watcher *w = poll->data;
+
+	free(w->handle);
+	free(w);
+}
+
+/* A watcher for the descriptor that h's conn has now. */
+static int
+new_watcher(struct dsm_handle *h)
+{
+	struct watcher *w = calloc(1, sizeof(*w));
+
+	if (w == NULL)
+		return DSM_ENOMEM;
+	if (uv_poll_init(&h->loop->uv, &w->poll, dsm__conn_fd(h->conn)) != 0) {
+		free(w);
+		return DSM_ESYS;
+	}
+	w->poll.data = w;
+	w->handle = h;
+	h->watcher = w;
+	return DSM_OK;
+}
+
+int
+dsm__handle_refresh(struct dsm_handle *h)
+{
+	struct watcher *old = h->watcher;
+	int err = new_watcher(h);
+
+	if (err != DSM_OK)
+		return err;
+	old->handle = NULL;
+	uv_close((uv_handle_t *)&old->poll, on_closed);
+	h->events = 0;
+	h->loop->changed = 1;
+	watch(h);
+	look_again(h);
+	return DSM_OK;
 }
 
 int
@@ -437,16 +508,17 @@ dsm__loop_attach(struct dsm_loop *l, struct dsm_conn *conn,
                  struct dsm_handle **h_p)
 {
 	struct dsm_handle *h = calloc(1, sizeof(*h));
+	int err;
 
 	if (h == NULL)
 		return DSM_ENOMEM;
-	if (uv_poll_init(&l->uv, &h->poll, dsm__conn_fd(conn)) != 0) {
-		free(h);
-		return DSM_ESYS;
-	}
-	h->poll.data = h;
 	h->loop = l;
 	h->conn = conn;
+	err = new_watcher(h);
+	if (err != DSM_OK) {
+		free(h);
+		return err;
+	}
 	h->ops = ops;
 	h->owner = owner;
 	TAILQ_INSERT_TAIL(&l->handles, h, link);
@@ -469,7 +541,7 @@ dsm__handle_detach(struct dsm_handle *h)
 	TAILQ_REMOVE(&h->loop->handles, h, link);
 	h->conn = NULL;
 	h->loop->changed = 1;
-	uv_close((uv_handle_t *)&h->poll, on_closed);
+	uv_close((uv_handle_t *)&h->watcher->poll, on_closed);
 	return conn;
 }
 
@@ -575,7 +647,9 @@ poll_hot(struct dsm_loop *l, uint64_t now)
 		l->cursor = TAILQ_NEXT(h, hot_link);
 		if (!h->again && now >= h->hot_until) {
 			cool(h);
-		} else if (h->again || l->n_hot <= HOT_RECV_MAX) {
+			arm(h);
+		} else if (h->again || l->n_hot <= HOT_RECV_MAX ||
+		           dsm__conn_is_polled(h->conn)) {
 			flush(h);
 			deliver(h);
 		}

@@ -95,6 +95,9 @@ void dsm__handle_close(struct dsm_handle *h);
 /* Lock held. Give the connection back to the caller (to pass its fd on). */
 struct dsm_conn *dsm__handle_detach(struct dsm_handle *h);
 struct dsm_conn *dsm__handle_conn(struct dsm_handle *h);
+/* Lock held. The conn has another descriptor than before. DSM_ENOMEM, DSM_ESYS:
+ * close the handle. */
+int dsm__handle_refresh(struct dsm_handle *h);
 /* Lock held. As dsm__conn_send; watches for writability when bytes stay queued.
  * When it fails because the conn has, lost follows, from the loop, after the
  * frames that had arrived. */

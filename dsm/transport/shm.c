@@ -1,5 +1,5 @@
 /* Two ends on one machine: a unix socket pair. */
-#include "sock.h"
+#include "conn_priv.h"
 
 #include <sys/socket.h>
 #include <unistd.h>
@@ -9,6 +9,7 @@ const struct dsm_conn_ops dsm__shm_ops = {
     .readv = dsm__sock_readv,
     .writev = dsm__sock_writev,
     .close = dsm__sock_close,
+    .forget = dsm__sock_close,
 };
 
 int

@@ -3,7 +3,7 @@
  * needs a resolver is in tcp_endpoint.c, because this file is part of the
  * static slot.
  */
-#include "sock.h"
+#include "conn_priv.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,6 +18,7 @@ const struct dsm_conn_ops dsm__tcp_ops = {
     .readv = dsm__sock_readv,
     .writev = dsm__sock_writev,
     .close = dsm__sock_close,
+    .forget = dsm__sock_close,
 };
 
 int

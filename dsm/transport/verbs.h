@@ -13,17 +13,16 @@
  *                          peer's end, also when the fabric has nothing to say.
  *
  *   slot                                client
- *   offer, send QP  ------ TCP ------>  offer; reply QP, flush; go
- *   go              <----- TCP ------
- *   READ, WRITES …  ------ RC  ------>  (receives are posted since offer)
+ *   offer, send QP  ------ TCP ------>  offer, connect; reply QP, flush; go
+ *   connect; go     <----- TCP ------
+ *   READ, WRITES …  ------ RC  ------>  (what comes is kept since connect)
  *
  * Either end may decline with number 0 and a reason: the connection stays TCP.
+ * The client connects before it replies, so that it can still decline when that
+ * fails, and so that nothing the slot sends finds a queue pair that is not ready. A
+ * slot that cannot connect after a reply has to close: the client has gone over.
  *
- * Flow control. Each end posts `depth` receive buffers of buf_len bytes and a few
- * more that only credits may use. A SEND takes one credit; credits go back in the
- * immediate data of any SEND, or in an empty one when half of them are due. So no
- * receive queue is ever overrun, and an end that has nothing to send still gives
- * its peer room.
+ * Flow control: see the head of verbs_conn.c; doc/PROTOCOL.md has the rules.
  *
  * A queue pair in error state is a FAILED connection (DSM_ECONN), which
  * dsm__conn_why explains.
@@ -38,7 +37,7 @@
 #define DSM_TRANSPORT_VERBS_H
 
 #include "../wire/wire.h"
-#include "conn.h"
+#include "conn.h" /* also dsm__conn_why, dsm__conn_forget */
 
 struct dsm_verbs;
 struct dsm_verbs_domain;
@@ -61,14 +60,25 @@ int dsm__verbs_choice_text(const struct dsm_verbs_choice *c, char *buf,
 int dsm__verbs_choice_parse(const char *text, struct dsm_verbs_choice *c_p);
 
 /*
- * Opens a device and proves that it can be used: port active, GID there, a small
- * registration works, RLIMIT_MEMLOCK is not so small that a session would hit it
- * at once. DSM_ENOENT-like causes are DSM_ECONN, a bad choice is DSM_EINVAL; e:
- * one line with the cause and the cure ("rxe0 port 1 is DOWN: …").
+ * Opens a device and proves that it can be used: port active, GID there, a queue
+ * pair and its buffers can be made, RLIMIT_MEMLOCK is not so small that a session
+ * would hit it at once. e: one line with the cause and the cure ("rxe0 port 1 is
+ * DOWN: …").
+ *   DSM_ECONN   this machine has no RDMA device (or the library is missing and
+ *               so is the device): nothing anybody need be warned of
+ *   DSM_EINVAL  the choice names a device, port or GID that does not exist
+ *   DSM_ESYS, DSM_ENOMEM
+ *               there is one, but it cannot be used
  */
 int dsm__verbs_open(const struct dsm_verbs_choice *c, struct dsm_verbs **v_p,
                     struct dsm_error *e);
 void dsm__verbs_close(struct dsm_verbs *v); /* NULL is fine */
+/*
+ * In a forked child, instead of closing anything: lets go of the device's
+ * descriptors, leaves the parent's queue pairs and regions alone and the memory of
+ * v, its domains and regions as it is. Their conns: dsm__conn_forget.
+ */
+void dsm__verbs_forget(struct dsm_verbs *v);
 /* "mlx5_0 port 1, InfiniBand, LID 4, MTU 4096" or
  * "rxe0 port 1, RoCE v2, GID 1 (10.1.0.1), MTU 1024" */
 const char *dsm__verbs_text(const struct dsm_verbs *v);
@@ -98,26 +108,33 @@ uint32_t dsm__verbs_rkey(const struct dsm_verbs_region *r);
 int dsm__conn_verbs_offer(struct dsm_conn *c, struct dsm_verbs_domain *d,
                           struct dsm_msg_qp *mine, struct dsm_error *e);
 /*
- * Connect it to the peer's and go over. Nothing may be in the out-queue, and no
- * frame of TCP may follow the one that brought `theirs`. dsm__conn_transport
- * is "verbs" from here on, dsm__conn_fd another descriptor. DSM_EPROTO (a
- * description that cannot be), DSM_ESYS: c stays TCP, the offer is withdrawn.
+ * Connect it to the peer's. c is still TCP and sends and receives as such; what
+ * the peer sends over the queue pair is kept until go. DSM_EPROTO (a description
+ * that cannot be), DSM_ESYS: the offer is withdrawn.
  */
-int dsm__conn_verbs_go(struct dsm_conn *c, const struct dsm_msg_qp *theirs,
-                       struct dsm_error *e);
+int dsm__conn_verbs_connect(struct dsm_conn *c, const struct dsm_msg_qp *theirs,
+                            struct dsm_error *e);
+/*
+ * Go over: dsm__conn_transport is "verbs" from here on, dsm__conn_fd another
+ * descriptor (on a loop: dsm__handle_refresh right after it). DSM_EINVAL:
+ * bytes are queued for TCP, flush first; DSM_EPROTO: the peer sent more after the
+ * frame with its queue pair. c stays TCP then, still connected.
+ */
+int dsm__conn_verbs_go(struct dsm_conn *c, struct dsm_error *e);
 /* Stay with TCP: the offer is forgotten. */
 void dsm__conn_verbs_withdraw(struct dsm_conn *c);
-/* Why a FAILED conn failed, in words ("RDMA READ: transport retry counter
- * exceeded"); "" when there is nothing to add to its code. */
-const char *dsm__conn_why(const struct dsm_conn *c);
 
 /*
- * One-sided reads. `ring` is the only memory they land in: page aligned, registered
- * once. Several may be in flight; they end in the order of their starts.
- * Frames that arrive meanwhile are kept for dsm__conn_recv.
- *   start  DSM_OK, DSM_EAGAIN (too many in flight: wait for one), DSM_ECONN
- *   wait   the oldest: spins for spin_ns, then sleeps until the deadline.
- *          DSM_OK, DSM_ETIMEDOUT, DSM_ECONN. *spun_p as in recv_wait.
+ * One-sided reads. `ring` is the only memory they land in: page aligned, MAP_SHARED,
+ * registered once, after go; it must outlive the conn. Several may be in flight;
+ * they end in the order of their starts. Frames that arrive meanwhile are kept
+ * for dsm__conn_recv. A read that the peer refuses (wrong key, out of range) fails
+ * the conn.
+ *   start  DSM_OK, DSM_EAGAIN (too many in flight: wait for one), DSM_EINVAL
+ *          (not inside the ring), DSM_ECONN
+ *   wait   for the oldest: spins for spin_ns, then sleeps until the deadline.
+ *          DSM_OK, DSM_ETIMEDOUT (it stays in flight), DSM_ECONN, DSM_EINVAL (none
+ *          is in flight). *spun_p as in recv_wait.
  */
 int dsm__conn_read_ring(struct dsm_conn *c, void *ring, size_t len,
                         struct dsm_error *e);

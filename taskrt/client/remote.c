@@ -236,7 +236,7 @@ remote_forget(struct taskrt__session *s)
 	struct remote *r = s->link_state;
 
 	if (r->handle != NULL)
-		close(dsm__conn_fd(dsm__handle_conn(r->handle)));
+		dsm__conn_forget(dsm__handle_conn(r->handle));
 }
 
 static void

@@ -435,7 +435,7 @@ taskrt__serveconn_forget_all(struct taskrt__session *s)
 	struct taskrt__stagemap *m;
 
 	TAILQ_FOREACH(c, &s->serveconns, link)
-	close(dsm__conn_fd(dsm__handle_conn(c->handle)));
+	dsm__conn_forget(dsm__handle_conn(c->handle));
 	TAILQ_FOREACH(m, &s->stagemaps, link)
 	{
 		munmap((void *)(uintptr_t)m->base, STAGE_SIZE);

@@ -1,0 +1,32 @@
+/* What a connection is: for conn.c and the back-ends. */
+#ifndef DSM_TRANSPORT_CONN_PRIV_H
+#define DSM_TRANSPORT_CONN_PRIV_H
+
+#include "conn.h"
+
+struct dsm_conn {
+	const struct dsm_conn_ops *ops; /* changes when verbs goes over */
+	void *back;                     /* of the back-end; NULL for sockets */
+	int fd;                         /* the socket; const after create */
+	int poll_fd;       /* dsm__conn_fd: fd, or the back-end's */
+	uint32_t max_body; /* const after create */
+	int in_err;        /* why recv FAILED, or DSM_OK */
+	int out_err;       /* why send FAILED, or DSM_OK */
+	uint8_t *in;
+	size_t in_cap, in_off, in_len;
+	uint8_t *out;
+	size_t out_cap, out_off, out_len;
+	char peer[DSM_ADDR_MAX];
+	char why[160]; /* dsm__conn_why */
+};
+
+/* As the members of struct dsm_conn_ops, on the socket c->fd. */
+ssize_t dsm__sock_readv(struct dsm_conn *c, const struct iovec *iov, int n);
+ssize_t dsm__sock_writev(struct dsm_conn *c, const struct iovec *iov, int n);
+void dsm__sock_close(struct dsm_conn *c);
+
+/* Sleep until trying again for events makes sense, or until the deadline
+ * (DSM_ETIMEDOUT). DSM_ESYS. */
+int dsm__conn_sleep(struct dsm_conn *c, int events, uint64_t deadline);
+
+#endif
