@@ -53,7 +53,6 @@ enum dsm_run_mode {
 	DSM_MODE_TASKS = 1, /* array of {fn, arg} at ctx */
 	DSM_MODE_FOR,       /* fn(i, ctx) */
 	DSM_MODE_FOR_RANGE, /* fn(lo, hi, ctx) */
-	DSM_MODE_FOREACH,   /* fn(elem, ctx): later */
 };
 
 #define DSM_RUN_RANGES 1u /* the RUN brings a new table of ranges */

@@ -39,3 +39,53 @@ taskrt_for_range(size_t begin, size_t end,
 {
 	return loop(DSM_MODE_FOR_RANGE, begin, end, (uintptr_t)body, ctx, opt);
 }
+
+/* What the iterations of a foreach share; lies on the launching thread's stack. */
+struct foreach {
+	char *base;
+	size_t size;
+	void (*body)(void *elem, void *ctx);
+	void *ctx;
+};
+
+/* In a task. */
+static void
+one_element(size_t i, void *arg)
+{
+	const struct foreach *f = arg;
+
+	f->body(f->base + i * f->size, f->ctx);
+}
+
+int
+taskrt_foreach(void *base, size_t n, size_t size,
+               void (*body)(void *elem, void *ctx), void *ctx,
+               const struct taskrt_options *opt)
+{
+	struct foreach f = {base, size, body, ctx};
+	const struct taskrt__job job = {
+	    .mode = DSM_MODE_FOR,
+	    .fn = (uintptr_t)one_element,
+	    .ctx = (uintptr_t)&f,
+	    .end = n,
+	};
+
+	if (body == NULL)
+		return taskrt__report_fail(TASKRT_EINVAL,
+		                           "taskrt_foreach: body is NULL");
+	if (size == 0)
+		return taskrt__report_fail(
+		    TASKRT_EINVAL,
+		    "taskrt_foreach: size is 0; it is that of one element");
+	if (base == NULL && n > 0)
+		return taskrt__report_fail(
+		    TASKRT_EINVAL, "taskrt_foreach: base is NULL but n is %zu",
+		    n);
+	if (n > SIZE_MAX / size)
+		return taskrt__report_fail(
+		    TASKRT_EINVAL,
+		    "taskrt_foreach: %zu elements of %zu bytes are more than "
+		    "fit into memory",
+		    n, size);
+	return taskrt__run_whole(&job, opt);
+}

@@ -138,11 +138,50 @@ for_range_covers_every_index_once(void)
 	dsm_free(parts);
 }
 
+struct particle {
+	char odd[5];
+	short weight;
+	double place;
+};
+
+static void
+move_particle(void *elem, void *ctx)
+{
+	struct particle *p = elem;
+
+	p->place += *(double *)ctx * p->weight;
+	if (p->weight == 4321)
+		abort();
+}
+
+static void
+foreach_calls_the_body_with_every_element_once(void)
+{
+	enum { N = 3000 };
+	struct particle *p = dsm_calloc(N, sizeof(*p));
+	static double step = 0.5;
+
+	for (int i = 0; i < N; i++)
+		p[i].weight = (short)i;
+	CHECK(taskrt_foreach(p, N, sizeof(*p), move_particle, &step, NULL) ==
+	      0);
+	for (int i = 0; i < N; i++)
+		CHECK(p[i].weight == i && p[i].place == 0.5 * i);
+	p[1234].weight = 4321;
+	CHECK(taskrt_foreach(p, N, sizeof(*p), move_particle, &step, NULL) ==
+	      TASKRT_ETASK);
+	CHECK(taskrt_report()->n_failures == 1);
+	CHECK(taskrt_report()->failures[0].task == 1234);
+	CHECK(p[5].place == 2.5);
+	dsm_free(p);
+}
+
 static void
 empty_runs_are_fine(void)
 {
 	CHECK(taskrt_run(NULL, 0, NULL) == 0);
 	CHECK(taskrt_for(3, 3, square, NULL, NULL) == 0);
+	CHECK(taskrt_foreach(NULL, 0, 8, move_particle, NULL, NULL) == 0);
 }
 
 static void
@@ -153,6 +192,13 @@ bad_arguments_are_refused(void)
 	CHECK(taskrt_for(4, 3, square, NULL, NULL) == TASKRT_EINVAL);
 	CHECK(taskrt_for(0, 3, NULL, NULL, NULL) == TASKRT_EINVAL);
 	CHECK(taskrt_run(NULL, 2, NULL) == TASKRT_EINVAL);
+	CHECK(taskrt_foreach(NULL, 2, 8, move_particle, NULL, NULL) ==
+	      TASKRT_EINVAL);
+	CHECK(taskrt_foreach(&t, 2, 0, move_particle, NULL, NULL) ==
+	      TASKRT_EINVAL);
+	CHECK(taskrt_foreach(&t, 2, SIZE_MAX, move_particle, NULL, NULL) ==
+	      TASKRT_EINVAL);
+	CHECK(taskrt_foreach(&t, 1, 8, NULL, NULL, NULL) == TASKRT_EINVAL);
 	CHECK(taskrt_run(&t, 1, NULL) != 0);
 	CHECK(strlen(taskrt_report()->message) > 0);
 }
@@ -1290,6 +1336,7 @@ static const struct {
     CASE(loop_results_are_in_place),
     CASE(globals_stack_malloc_and_mmap_are_committed),
     CASE(for_range_covers_every_index_once),
+    CASE(foreach_calls_the_body_with_every_element_once),
     CASE(empty_runs_are_fine),
     CASE(bad_arguments_are_refused),
     CASE(two_writers_of_one_byte_are_a_race_and_change_nothing),

@@ -137,6 +137,11 @@ int taskrt_for(size_t begin, size_t end, void (*body)(size_t i, void *ctx),
 int taskrt_for_range(size_t begin, size_t end,
                      void (*body)(size_t lo, size_t hi, void *ctx), void *ctx,
                      const struct taskrt_options *opt);
+/* body(elem, ctx) for the n elements of size bytes from base on, as taskrt_for over
+ * their indices: reports name an element by its index. */
+int taskrt_foreach(void *base, size_t n, size_t size,
+                   void (*body)(void *elem, void *ctx), void *ctx,
+                   const struct taskrt_options *opt);
 
 /* The calling thread's last run. Valid until its next launch or wait. Never
  * NULL: before any run an empty report. */
