@@ -167,6 +167,31 @@ done(struct run *r, struct attempt *a, struct done *d, uint64_t n_bytes)
 		coord__attempt_leave(r, a, ATTEMPT_DONE);
 }
 
+/* One call of the body ran them all: the message's line gets to say which. */
+static void
+fail_chunk(struct run *r, const struct attempt *a, const struct report *rep)
+{
+	const char *text =
+	    (const char *)rep->m.texts.ptr + rep->failure.text_off;
+	size_t len = rep->failure.text_len;
+	const char *newline = len > 0 ? memchr(text, '\n', len) : NULL;
+	size_t line = newline != NULL ? (size_t)(newline - text) : len;
+	char *all = malloc(len + 80);
+
+	if (all == NULL) {
+		r->out_of_memory = 1;
+		return;
+	}
+	int n =
+	    snprintf(all, len + 80, "%.*s (iterations %llu to %llu)", (int)line,
+	             line > 0 ? text : "", (unsigned long long)a->lo,
+	             (unsigned long long)a->hi - 1);
+	if (newline != NULL)
+		memcpy(all + n, newline, len - line);
+	fail(r, &rep->failure, all, (size_t)n + len - line);
+	free(all);
+}
+
 /* Task t of the attempt failed. Returns 1 when [lo, t) stays done, else the
  * attempt is VOID. */
 static int
@@ -174,16 +199,16 @@ done_with_failure(struct run *r, struct attempt *a, const struct report *rep)
 {
 	uint64_t t = rep->failure.task, lo = a->lo, hi = a->hi;
 
-	fail(r, &rep->failure,
-	     (const char *)rep->m.texts.ptr + rep->failure.text_off,
-	     rep->failure.text_len);
-	/* One call of the body ran them all: where it would have got with
-	 * another part is not known. */
+	/* Where the call would have got with another part is not known. */
 	if (r->m.mode == DSM_MODE_FOR_RANGE && !coord__run_isolated(r)) {
+		fail_chunk(r, a, rep);
 		r->n_failed += hi - lo;
 		coord__attempt_leave(r, a, ATTEMPT_VOID);
 		return 0;
 	}
+	fail(r, &rep->failure,
+	     (const char *)rep->m.texts.ptr + rep->failure.text_off,
+	     rep->failure.text_len);
 	give_back(r, t + 1, hi, a->n_lost);
 	r->n_failed++;
 	/* A slot that was killed has not sent what its tasks wrote before:

@@ -183,6 +183,45 @@ coord__run_start(struct session *s, const struct dsm_frame *f)
 
 /* --- a run's end --- */
 
+/* [lo, hi) has no result: each task of a bunch, an interval of a loop as one. */
+static void
+note_unfinished(struct run *r, uint64_t lo, uint64_t hi)
+{
+	struct dsm_rec_failure f = {.kind = DSM_FAIL_CANCELLED};
+	uint64_t n = r->m.mode == DSM_MODE_TASKS ? hi - lo : 1;
+	char text[128] = "not finished when the run ended";
+	size_t len = strlen(text);
+
+	if (lo == hi)
+		return;
+	if (n == 1 && hi - lo > 1)
+		len += (size_t)snprintf(text + len, sizeof(text) - len,
+		                        " (iterations %llu to %llu)",
+		                        (unsigned long long)lo,
+		                        (unsigned long long)hi - 1);
+	for (uint64_t i = 0; i < n && r->failures.n < COORD_MOST_FAILURES;
+	     i++) {
+		f.task = lo + i;
+		if (coord__failure_add(&r->failures, &f, text, len) != DSM_OK)
+			r->out_of_memory = 1;
+	}
+}
+
+/* Who keeps partial results must know which: what is not listed is there. */
+static void
+list_unfinished(struct run *r)
+{
+	const struct sworker *sw;
+	const struct attempt *a;
+
+	TAILQ_FOREACH(sw, &r->session->workers, of_session)
+	TAILQ_FOREACH(a, &sw->held, link)
+	note_unfinished(r, a->lo, a->hi);
+	for (size_t i = 0; i < r->sched.n_back; i++)
+		note_unfinished(r, r->sched.back[i].lo, r->sched.back[i].hi);
+	note_unfinished(r, r->sched.next, r->sched.end);
+}
+
 /* Whoever holds attempts of it loses them. */
 static void
 run_drop(struct run *r, int cancel)
@@ -230,6 +269,8 @@ coord__run_finish(struct run *r, int code, const char *text)
 	struct session *s = r->session;
 
 	s->next_attempt = r->first_attempt + r->n_attempts;
+	if ((r->m.flags & DSM_RUN_KEEP_PARTIAL) != 0 && code != DSM_ECANCELED)
+		list_unfinished(r);
 	run_drop(r, 1);
 	coord__verdict_send(r, code, text);
 	s->run = NULL;

@@ -130,7 +130,9 @@ judge(const struct run *r, struct verdict *v)
 	if (fs->n == 0)
 		return DSM_OK;
 	failure_text(r, v);
-	return fs->n == fs->n_lost ? DSM_ECONN : DSM_ETASK;
+	/* Nothing got through, and not for what the tasks did. */
+	return fs->n == fs->n_lost && r->n_failed == r->total ? DSM_ECONN
+	                                                      : DSM_ETASK;
 }
 
 struct span {

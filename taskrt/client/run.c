@@ -640,9 +640,9 @@ taskrt__run_finish(struct taskrt__client *c)
 		dsm__loop_leave(s->loop);
 	read_verdict(run, &o);
 	dsm__heap_lock(s->heap);
+	/* The verdict names attempts only where their results may be kept. */
 	if (run->verdict.len > 0 &&
-	    (o.error.code == DSM_OK ||
-	     (run->keep_partial && o.error.code == DSM_ETASK)))
+	    (o.error.code == DSM_OK || run->keep_partial))
 		commit(run, &o);
 	dsm__heap_run_end(s->heap);
 	dsm__heap_unlock(s->heap);

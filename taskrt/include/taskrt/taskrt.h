@@ -51,7 +51,7 @@ enum taskrt_kind {
 	TASKRT_FORBIDDEN, /* a call that a task may not make */
 	TASKRT_TIMEOUT,   /* ran longer than options.timeout_ms */
 	TASKRT_LOST,      /* its slots or workers were lost, retries used up */
-	TASKRT_CANCELLED, /* not used yet: they are not listed */
+	TASKRT_CANCELLED, /* keep_partial: the run ended before it was finished */
 };
 
 struct taskrt_task {
@@ -65,9 +65,12 @@ struct taskrt_options {
 	unsigned max_slots; /* slots used at most; 0: all there are */
 	unsigned timeout_ms; /* per task; 0: none */
 	unsigned retries;    /* of lost tasks; 0: 3 */
-	int keep_partial;    /* commit the tasks that succeeded */
-	int fail_fast;       /* first failure cancels the rest */
-	const char *name;    /* shown in reports and statistics; borrowed */
+	/* Commit the tasks that succeeded: those that the report does not list,
+	 * unless there are races. Of a loop, an entry's message has the
+	 * iterations that it stands for. */
+	int keep_partial;
+	int fail_fast;    /* first failure cancels the rest */
+	const char *name; /* shown in reports and statistics; borrowed */
 };
 
 struct taskrt_failure {

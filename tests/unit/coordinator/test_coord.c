@@ -649,6 +649,27 @@ test_a_task_lost_too_often_is_a_failure(void)
 }
 
 static void
+test_a_run_whose_other_tasks_succeeded_is_not_lost(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 3, .chunk = 1, .retries = 1,
+	               .flags = DSM_RUN_KEEP_PARTIAL));
+	while (next_exec(&g.w[0], &x))
+		if (x.lo == 1)
+			MUST_OK(returned(&g.w[0], &x, "the slot was killed"));
+		else
+			MUST_OK(answer(&g.w[0], &x, 0));
+	expect_verdict(&g.c, DSM_ETASK, &v);
+	MUST_BE(v.failures.n, 1);
+	MUST_BE(v.accepted.n, 2);
+	rig_fini(&g);
+}
+
+static void
 test_a_return_without_a_reason_blames_nobody(void)
 {
 	struct rig g;
@@ -835,6 +856,61 @@ test_fail_fast_ends_the_run_with_the_first_failure(void)
 	while (next_exec(&g.w[1], &x) && x.run != 2)
 		;
 	MUST_BE(x.run, 2);
+	rig_fini(&g);
+}
+
+static void
+test_who_keeps_partial_results_is_told_what_is_missing(void)
+{
+	static const enum dsm_run_mode modes[] = {DSM_MODE_TASKS, DSM_MODE_FOR};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct rig g;
+		struct dsm_msg_verdict v;
+		struct dsm_msg_exec x;
+		struct dsm_rec_failure f;
+
+		rig_init(&g, 1, 2);
+		MUST_OK(
+		    launch(&g, .mode = modes[i], .end = 30, .chunk = 10,
+		           .flags = DSM_RUN_KEEP_PARTIAL | DSM_RUN_FAIL_FAST));
+		MUST(next_exec(&g.w[0], &x));
+		MUST_OK(answer(&g.w[0], &x, 0));
+		MUST(next_exec(&g.w[0], &x));
+		MUST_BE(x.lo, 10);
+		MUST_OK(answer(&g.w[0], &x, .failed = 1, .task = 10));
+		expect_verdict(&g.c, DSM_ETASK, &v);
+		MUST_BE(v.accepted.n, 1);
+		/* 10 failed; 11 to 29 have no result: one by one, or as the
+		 * intervals [11, 20) and [20, 30). */
+		MUST_BE(v.failures.n, i == 0 ? 20 : 3);
+		MUST_OK(dsm__unpack_failure(&v.failures, 0, &f));
+		MUST(f.task == 10 && f.kind == DSM_FAIL_CRASH);
+		MUST_OK(dsm__unpack_failure(&v.failures, 1, &f));
+		MUST(f.task == 11 && f.kind == DSM_FAIL_CANCELLED);
+		MUST_BE(str_has((struct dsm_str){(const char *)v.texts.ptr,
+		                                 v.texts.len},
+		                "not finished when the run ended (iterations "
+		                "11 to 19)"),
+		        i == 1);
+		rig_fini(&g);
+	}
+}
+
+static void
+test_a_failed_range_says_what_it_was(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .mode = DSM_MODE_FOR_RANGE, .end = 20, .chunk = 10));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(answer(&g.w[0], &x, .failed = 1, .task = 0));
+	work_off(&g);
+	expect_verdict(&g.c, DSM_ETASK, &v);
+	MUST(str_has(v.text, "iteration 0: boom (iterations 0 to 9)"));
 	rig_fini(&g);
 }
 
@@ -1295,6 +1371,7 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_an_attempt_that_wrote_counts_when_it_is_stored),
       T(test_a_lost_worker_s_tasks_go_to_another),
       T(test_a_task_lost_too_often_is_a_failure),
+      T(test_a_run_whose_other_tasks_succeeded_is_not_lost),
       T(test_a_return_without_a_reason_blames_nobody),
       T(test_late_answers_are_dropped),
       T(test_answering_for_another_worker_is_a_protocol_error),
@@ -1304,6 +1381,8 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_a_killed_slot_s_earlier_tasks_run_again),
       T(test_a_failed_loop_chunk_is_void),
       T(test_fail_fast_ends_the_run_with_the_first_failure),
+      T(test_who_keeps_partial_results_is_told_what_is_missing),
+      T(test_a_failed_range_says_what_it_was),
       T(test_two_writers_of_a_byte_are_a_race),
       T(test_cancel_is_answered_at_once),
       T(test_a_run_without_workers_ends_after_a_while),
