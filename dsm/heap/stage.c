@@ -38,6 +38,8 @@ struct part {
 	const uint8_t *bytes;
 	size_t len;
 	int has_heap, has_other; /* known after check */
+	const struct dsm_rec_mark *marks;
+	size_t n_marks;
 	struct part *next;
 };
 
@@ -172,6 +174,32 @@ dsm__stage_add_borrowed(struct dsm_stage *s, uint64_t attempt, uint32_t part,
 }
 
 int
+dsm__stage_marks(struct dsm_stage *s, uint64_t attempt,
+                 const struct dsm_array *marks)
+{
+	struct attempt *a = dsm__idtab_get(&s->attempts, attempt);
+	struct dsm_rec_mark *v;
+
+	if (a == NULL)
+		return DSM_EPROTO;
+	v = chunk_alloc(s, marks->n * sizeof(*v));
+	if (v == NULL)
+		return DSM_ENOMEM;
+	for (uint32_t i = 0; i < marks->n; i++) {
+		int err = dsm__unpack_mark(marks, i, &v[i]);
+
+		if (err != DSM_OK)
+			return err;
+		if (v[i].off >= a->last->len ||
+		    v[i].off < (i > 0 ? v[i - 1].off + 1 : 0))
+			return DSM_EPROTO;
+	}
+	a->last->marks = v;
+	a->last->n_marks = marks->n;
+	return DSM_OK;
+}
+
+int
 dsm__stage_whole(const struct dsm_stage *s, uint64_t attempt)
 {
 	const struct attempt *a = dsm__idtab_get(&s->attempts, attempt);
@@ -200,8 +228,10 @@ dsm__stage_bytes(const struct dsm_stage *s)
 
 /* Walks a part: pair by pair, in each run by run with its bytes. */
 struct reader {
+	const struct part *part;
 	const uint8_t *p; /* of the part: pairs not yet unpacked */
 	size_t left;
+	size_t at;                          /* the pair's place in the part */
 	struct dsm_wbuf mask_buf, data_buf; /* kept from pair to pair */
 	const uint8_t *mask, *data;         /* the pair */
 	size_t mask_len, data_len, pos;
@@ -218,6 +248,7 @@ reader_fini(struct reader *r)
 static void
 reader_open(struct reader *r, const struct part *part)
 {
+	r->part = part;
 	r->p = part->bytes;
 	r->left = part->len;
 }
@@ -245,6 +276,7 @@ reader_pair(struct reader *r)
 
 	if (r->left == 0)
 		return 0;
+	r->at = (size_t)(r->p - r->part->bytes);
 	err = unpack(r, &r->mask_buf, &r->mask, &r->mask_len);
 	if (err == DSM_OK)
 		err = unpack(r, &r->data_buf, &r->data, &r->data_len);
@@ -520,18 +552,37 @@ program_changed(const struct commit *c, uint64_t addr)
 	       __atomic_load_n(frozen, __ATOMIC_RELAXED);
 }
 
+/* Whose the pair is that is being read. */
+static uint64_t
+task_of_pair(const struct reader *r)
+{
+	const struct part *p = r->part;
+	size_t lo = 0, hi = p->n_marks; /* marks before lo start at or below */
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (p->marks[mid].off <= r->at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo > 0 ? p->marks[lo - 1].task : DSM_NO_TASK;
+}
+
 static void
 add_race(struct commit *c, uint64_t id, uint64_t addr, uint64_t len)
 {
 	struct dsm_client_race *last =
 	    c->n_races > 0 ? &c->races[c->n_races - 1] : NULL;
+	uint64_t task = task_of_pair(&c->reader);
 
-	if (last != NULL && last->attempt == id &&
+	if (last != NULL && last->attempt == id && last->task == task &&
 	    last->addr + last->len == addr)
 		last->len += len;
 	else if (c->races != NULL && c->n_races < c->races_cap)
 		c->races[c->n_races++] =
-		    (struct dsm_client_race){id, addr, len};
+		    (struct dsm_client_race){id, task, addr, len};
 }
 
 static int

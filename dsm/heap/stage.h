@@ -33,6 +33,11 @@ int dsm__stage_add(struct dsm_stage *s, uint64_t attempt, uint32_t part,
 int dsm__stage_add_borrowed(struct dsm_stage *s, uint64_t attempt,
                             uint32_t part, int last, const void *packed,
                             size_t len);
+/* Whose the pairs of the part added last are: records `mark`, copied. DSM_EPROTO:
+ * malformed, or there is no such attempt. Without, its tasks are not known. */
+struct dsm_array;
+int dsm__stage_marks(struct dsm_stage *s, uint64_t attempt,
+                     const struct dsm_array *marks);
 int dsm__stage_whole(const struct dsm_stage *s, uint64_t attempt);
 /* Forget an attempt (its task runs elsewhere). */
 void dsm__stage_drop(struct dsm_stage *s, uint64_t attempt);
@@ -41,9 +46,11 @@ size_t dsm__stage_bytes(const struct dsm_stage *s);
 struct dsm_commit_stats {
 	uint64_t pages, bytes;
 };
-/* A byte written by a task and by the program since the launch. */
+#define DSM_NO_TASK UINT64_MAX
+/* Bytes written by a task (DSM_NO_TASK: it is not known which of the attempt) and
+ * by the program since the launch. */
 struct dsm_client_race {
-	uint64_t attempt, addr, len;
+	uint64_t attempt, task, addr, len;
 };
 /*
  * attempts[0..n): in commit order; one that was never staged wrote nothing.

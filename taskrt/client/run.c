@@ -409,6 +409,8 @@ taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
 	else
 		err = dsm__stage_add(run->stage, m->attempt, m->part, last,
 		                     m->packed.ptr, m->packed.len);
+	if (err == DSM_OK && m->marks.n > 0)
+		err = dsm__stage_marks(run->stage, m->attempt, &m->marks);
 	if (err != DSM_OK || !last)
 		return err;
 	const struct dsm_msg_stored stored = {
@@ -422,6 +424,8 @@ taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
 }
 
 /* --- the end --- */
+
+_Static_assert(DSM_NO_TASK == TASKRT_CLIENT, "a task that is not known");
 
 /* What finish works on. */
 struct outcome {
@@ -455,35 +459,15 @@ accepted_ids(const struct dsm_array *accepted, uint64_t **ids_p, size_t *n_p)
 	return DSM_OK;
 }
 
-/*
- * Which task an attempt was. The verdict lists attempts in the order of their
- * tasks, but not their sizes: known only when each was one task.
- */
-static size_t
-task_of(const struct taskrt_run *run, const struct dsm_array *accepted,
-        uint64_t attempt)
-{
-	struct dsm_rec_attempt rec;
-
-	if (accepted->n != run->job.end - run->job.begin)
-		return TASKRT_CLIENT;
-	for (uint32_t i = 0; i < accepted->n; i++)
-		if (dsm__unpack_attempt(accepted, i, &rec) == DSM_OK &&
-		    rec.id == attempt)
-			return run->job.begin + i;
-	return TASKRT_CLIENT;
-}
-
 static void
-note_client_races(struct taskrt_run *run, struct outcome *o,
-                  const struct dsm_client_race *races, size_t n)
+note_client_races(struct outcome *o, const struct dsm_client_race *races,
+                  size_t n)
 {
 	if (n > CLIENT_RACES_MAX)
 		n = CLIENT_RACES_MAX;
 	for (size_t i = 0; i < n; i++)
 		o->client_races[i] = (struct taskrt_race){
-		    .task_a =
-		        task_of(run, &o->verdict.accepted, races[i].attempt),
+		    .task_a = races[i].task,
 		    .task_b = TASKRT_CLIENT,
 		    .addr = (void *)(uintptr_t)races[i].addr,
 		    .len = races[i].len,
@@ -511,7 +495,7 @@ apply(struct taskrt_run *run, struct outcome *o, const uint64_t *ids, size_t n,
 	                      look ? races : NULL, look ? CLIENT_RACES_MAX : 0,
 	                      &n_races, &changed, &stats, e);
 	if (err == DSM_ERACE)
-		note_client_races(run, o, races, n_races);
+		note_client_races(o, races, n_races);
 	else if (err == DSM_OK && dsm__heap_adopt(s->heap, &changed) != DSM_OK)
 		log_warn("out of memory: blocks that tasks allocated cannot be "
 		         "freed");

@@ -30,6 +30,10 @@ static struct {
 	struct dsm_wbuf masks;      /* of the whole attempt, raw, by task */
 	struct dsm_wbuf sets, squeezed, frame;
 	uint32_t n_sets;
+	uint64_t task;         /* whose pairs are being filled */
+	struct dsm_wbuf marks; /* of the part, as the next two */
+	uint32_t n_marks;
+	uint64_t marked;
 	uint8_t *twin; /* TWIN_PAGES pages */
 } ws;
 
@@ -69,6 +73,8 @@ writeset_begin(uint64_t attempt)
 	dsm__wbuf_reset(&ws.packed);
 	dsm__wbuf_reset(&ws.masks);
 	dsm__wbuf_reset(&ws.sets);
+	dsm__wbuf_reset(&ws.marks);
+	ws.n_marks = 0;
 }
 
 static int
@@ -89,6 +95,19 @@ stage(const struct dsm_wbuf *b)
 	return DSM_OK;
 }
 
+/* The part's next pair is of the task at work. */
+static int
+mark_task(void)
+{
+	const struct dsm_rec_mark mark = {ws.task, ws.packed.len};
+
+	if (ws.n_marks > 0 && ws.marked == ws.task)
+		return DSM_OK;
+	ws.n_marks++;
+	ws.marked = ws.task;
+	return dsm__pack_mark(&ws.marks, &mark);
+}
+
 /* Move the pair being filled to the part, and its masks to the attempt's. */
 static int
 close_pair(void)
@@ -97,7 +116,9 @@ close_pair(void)
 
 	if (ws.mask.len == 0)
 		return DSM_OK;
-	err = dsm__wbuf_put(&ws.masks, ws.mask.ptr, ws.mask.len);
+	err = mark_task();
+	if (err == DSM_OK)
+		err = dsm__wbuf_put(&ws.masks, ws.mask.ptr, ws.mask.len);
 	if (err == DSM_OK)
 		err = dsm__squeeze(&ws.packed, ws.mask.ptr, ws.mask.len,
 		                   ws.p.allow_lz4);
@@ -118,6 +139,7 @@ send_part(int last)
 	    .attempt = ws.attempt,
 	    .flags = last ? DSM_WRITES_LAST : 0,
 	    .part = ws.part++,
+	    .marks = {ws.marks.ptr, ws.n_marks},
 	};
 	struct iovec iov;
 	int err;
@@ -143,6 +165,8 @@ send_part(int last)
 	if (err == DSM_OK)
 		err = dsm__conn_drain(ws.p.data, dsm__deadline_ms(SEND_MS));
 	dsm__wbuf_reset(&ws.packed);
+	dsm__wbuf_reset(&ws.marks);
+	ws.n_marks = 0;
 	return err;
 }
 
@@ -244,8 +268,8 @@ writeset_collect(uint64_t task)
 	    .task = task,
 	    .mask_off = (uint32_t)ws.masks.len,
 	};
+	ws.task = task;
 	int err = space_collect(diff_pages, NULL);
-
 	if (err == DSM_OK)
 		err = spill(0);
 	if (err == DSM_OK && ws.masks.len > MASKS_MAX)

@@ -516,6 +516,100 @@ failures_of_a_bunch_name_their_tasks(void)
 }
 
 static void
+partial_results_are_those_of_the_tasks_not_listed(void)
+{
+	enum { N = 50 };
+	int *v = dsm_malloc(N * sizeof(*v));
+	struct taskrt_task t[N];
+	struct taskrt_options keep = {.keep_partial = 1};
+
+	for (int i = 0; i < N; i++) {
+		v[i] = i + 1;
+		t[i] = (struct taskrt_task){fail_some, &v[i]};
+	}
+	CHECK(taskrt_run(t, N, &keep) == TASKRT_ETASK);
+	CHECK(taskrt_report()->n_failures == 5);
+	for (int i = 0; i < N; i++)
+		CHECK(v[i] == ((i + 1) % 10 == 0 ? i + 1 : -(i + 1)));
+	dsm_free(v);
+}
+
+static void
+fail_at_33(size_t i, void *ctx)
+{
+	if (i == 33)
+		abort();
+	((int *)ctx)[i]++;
+}
+
+static void
+partial_results_of_a_loop_lack_failed_iterations_only(void)
+{
+	enum { N = 100 };
+	int *v = dsm_calloc(N, sizeof(*v));
+	struct taskrt_options keep = {.keep_partial = 1, .chunk = 10};
+
+	CHECK(taskrt_for(0, N, fail_at_33, v, &keep) == TASKRT_ETASK);
+	CHECK(taskrt_report()->n_failures == 1);
+	CHECK(taskrt_report()->failures[0].task == 33);
+	for (int i = 0; i < N; i++)
+		CHECK(v[i] == (i != 33));
+	dsm_free(v);
+}
+
+static void
+partial_results_are_dropped_when_there_are_races(void)
+{
+	int *v = dsm_calloc(4, sizeof(*v));
+	struct taskrt_task t[3] = {
+	    {increment_shared, v}, {increment_shared, v}, {fail_some, &v[2]}};
+	struct taskrt_options keep = {.keep_partial = 1};
+
+	v[2] = 10;
+	CHECK(taskrt_run(t, 3, &keep) == TASKRT_ERACE);
+	CHECK(taskrt_report()->n_races == 1);
+	CHECK(taskrt_report()->n_failures == 1);
+	CHECK(v[0] == 0 && v[2] == 10);
+	dsm_free(v);
+}
+
+static void
+fail_first_or_dawdle(size_t i, void *ctx)
+{
+	const struct timespec pause = {0, 20000000};
+
+	if (i == 0)
+		abort();
+	nanosleep(&pause, NULL);
+	((int *)ctx)[i] = 1;
+}
+
+static void
+fail_fast_ends_the_run_with_the_first_failure(void)
+{
+	enum { N = 200 };
+	int *v = dsm_calloc(N, sizeof(*v));
+	struct taskrt_options fast = {.fail_fast = 1, .chunk = 1};
+
+	CHECK(taskrt_for(0, N, fail_first_or_dawdle, v, &fast) == TASKRT_ETASK);
+	CHECK(taskrt_report()->n_failures == 1);
+	CHECK(taskrt_report()->failures[0].task == 0);
+	CHECK(taskrt_report()->counters.tasks < N / 2);
+	for (int i = 0; i < N; i++)
+		CHECK(v[i] == 0);
+	/* With partial results: who is not listed has its own in place. */
+	fast.keep_partial = 1;
+	CHECK(taskrt_for(0, N, fail_first_or_dawdle, v, &fast) == TASKRT_ETASK);
+	const struct taskrt_report *r = taskrt_report();
+	CHECK(r->n_failures > 1 && r->failures[0].kind == TASKRT_CRASH);
+	for (size_t k = 1; k < r->n_failures; k++) {
+		CHECK(r->failures[k].kind == TASKRT_CANCELLED);
+		CHECK(v[r->failures[k].task] == 0);
+	}
+	dsm_free(v);
+}
+
+static void
 nested(void *arg)
 {
 	int *code = arg;
@@ -1050,6 +1144,62 @@ an_asynchronous_run_sees_the_launch_state(void)
 }
 
 static void
+set_both(void *arg)
+{
+	int *p = arg;
+
+	slow_copy(p);
+	p[1030] = 7;
+	p[1031] = 8;
+}
+
+static void
+a_byte_of_a_task_and_the_program_is_a_race(void)
+{
+	int *p = dsm_calloc(4096, sizeof(*p));
+	struct taskrt_task t = {set_both, p};
+	const struct taskrt_report *r;
+	struct taskrt_run *run;
+
+	p[0] = 5;
+	CHECK(taskrt_start(&t, 1, NULL, &run) == 0);
+	p[1030] = 70;
+	p[1032] = 90; /* a neighbour: no race */
+	CHECK(taskrt_wait(run) == TASKRT_ERACE);
+	r = taskrt_report();
+	CHECK(r->n_races == 1);
+	CHECK(r->races[0].task_a == 0 && r->races[0].task_b == TASKRT_CLIENT);
+	CHECK(r->races[0].addr == (void *)&p[1030] && r->races[0].len == 1);
+	CHECK(strstr(r->races[0].message, "the program itself") != NULL);
+	CHECK(p[1024] == 0 && p[1030] == 70 && p[1031] == 0 && p[1032] == 90);
+	/* Its own writes are in the next snapshot. */
+	CHECK(taskrt_run(&t, 1, NULL) == 0);
+	CHECK(p[1024] == 5 && p[1030] == 7 && p[1031] == 8 && p[1032] == 90);
+	dsm_free(p);
+}
+
+static void
+a_race_with_the_program_names_the_task(void)
+{
+	enum { N = 100 };
+	int *p = dsm_calloc(1024 * N, sizeof(*p));
+	struct taskrt_task t[N];
+	const struct taskrt_report *r;
+	struct taskrt_run *run;
+
+	for (int i = 0; i < N; i++)
+		t[i] = (struct taskrt_task){count_one, p + i * 1024};
+	CHECK(taskrt_start(t, N, NULL, &run) == 0);
+	p[37 * 1024] = 5;
+	CHECK(taskrt_wait(run) == TASKRT_ERACE);
+	r = taskrt_report();
+	CHECK(r->n_races == 1);
+	CHECK(r->races[0].task_a == 37 && r->races[0].task_b == TASKRT_CLIENT);
+	CHECK(p[0] == 0 && p[37 * 1024] == 5);
+	dsm_free(p);
+}
+
+static void
 a_second_launch_commits_the_first(void)
 {
 	int *p = dsm_calloc(4096, sizeof(*p));
@@ -1353,6 +1503,10 @@ static const struct {
     CASE(endless_task_times_out),
     CASE(every_failed_task_is_reported),
     CASE(failures_of_a_bunch_name_their_tasks),
+    CASE(partial_results_are_those_of_the_tasks_not_listed),
+    CASE(partial_results_of_a_loop_lack_failed_iterations_only),
+    CASE(partial_results_are_dropped_when_there_are_races),
+    CASE(fail_fast_ends_the_run_with_the_first_failure),
     CASE(launch_inside_a_task_is_refused),
     CASE(libc_calls_work_in_tasks),
     CASE(text_of_tasks_comes_out_whole_and_once),
@@ -1370,6 +1524,8 @@ static const struct {
     CASE(memory_mapped_in_mid_run_is_found_and_no_write_is_lost),
     CASE(an_address_that_was_unmapped_may_be_mapped_in_the_next_run),
     CASE(an_asynchronous_run_sees_the_launch_state),
+    CASE(a_byte_of_a_task_and_the_program_is_a_race),
+    CASE(a_race_with_the_program_names_the_task),
     CASE(a_second_launch_commits_the_first),
     CASE(a_cancelled_run_changes_nothing),
     CASE(several_threads_may_launch),

@@ -622,6 +622,48 @@ test_a_byte_that_the_program_wrote_too_is_a_race(void)
 }
 
 static void
+test_a_race_with_the_program_has_the_task_of_its_pair(void)
+{
+	struct fixture f;
+	struct set a = {0}, b = {0};
+	const uint64_t id = 1;
+	struct dsm_client_race races[4];
+	struct dsm_wbuf both, more, marks = {0};
+	size_t n;
+
+	set_up(&f);
+	set_add(&a, f.heap, 0, 100, 'a');
+	set_add(&b, f.heap, 100, 100, 'b');
+	both = set_pack(&a, 1);
+	const struct dsm_rec_mark first = {7, 0}, second = {9, both.len};
+	MUST_OK(dsm__pack_mark(&marks, &first));
+	MUST_OK(dsm__pack_mark(&marks, &second));
+	more = set_pack(&b, 1);
+	MUST_OK(dsm__wbuf_put(&both, more.ptr, more.len));
+	MUST_OK(dsm__stage_add(f.stage, id, 0, 1, both.ptr, both.len));
+	struct dsm_array array = {marks.ptr, 2};
+	MUST_BE(dsm__stage_marks(f.stage, 2, &array), DSM_EPROTO);
+	array.n = 3;
+	MUST_OK(dsm__pack_mark(&marks, &second));
+	MUST_BE(dsm__stage_marks(f.stage, id, &array), DSM_EPROTO);
+	array.n = 2;
+	MUST_OK(dsm__stage_marks(f.stage, id, &array));
+	f.heap[98] = f.heap[99] = f.heap[100] = 'p';
+	MUST_BE(dsm__stage_commit(f.stage, f.map, f.views, &id, 1, races, 4, &n,
+	                          &f.changed, NULL, &f.e),
+	        DSM_ERACE);
+	MUST_BE(n, 2);
+	MUST_BE(races[0].task, 7);
+	MUST_BE(races[0].len, 2);
+	MUST_BE(races[1].task, 9);
+	MUST_BE(races[1].addr, addr_of(f.heap + 100));
+	dsm__wbuf_fini(&both);
+	dsm__wbuf_fini(&more);
+	dsm__wbuf_fini(&marks);
+	tear_down(&f);
+}
+
+static void
 test_without_a_conflict_an_asynchronous_commit_is_applied(void)
 {
 	struct fixture f;
@@ -684,5 +726,6 @@ SUITE(dsm_heap_stage, "dsm.heap.stage",
       T(test_a_write_set_into_memory_that_is_not_committed_is_refused),
       T(test_memory_that_vanished_during_the_run_takes_the_commit_back),
       T(test_a_byte_that_the_program_wrote_too_is_a_race),
+      T(test_a_race_with_the_program_has_the_task_of_its_pair),
       T(test_without_a_conflict_an_asynchronous_commit_is_applied),
       T(test_peek_shows_what_an_attempt_wrote));
