@@ -220,13 +220,13 @@ mark_served(struct dsm_server *s, uint64_t addr, uint64_t n_pages)
 	return DSM_OK;
 }
 
-/* Move the served pages of an extent to drops. */
+/* Move the served pages of [start, end) to drops. */
 static int
-drop_served(struct dsm_server *s, const struct dsm_extent *x,
+drop_served(struct dsm_server *s, uint64_t start, uint64_t stop,
             struct dsm_extents *drops)
 {
-	uint64_t page = (x->start - s->heap_base) / DSM_PAGE;
-	uint64_t end = page + x->n_pages;
+	uint64_t page = (start - s->heap_base) / DSM_PAGE;
+	uint64_t end = (stop - s->heap_base) / DSM_PAGE;
 	int err = DSM_OK;
 
 	for (; page < end; page = (page | 63) + 1) {
@@ -251,6 +251,35 @@ drop_served(struct dsm_server *s, const struct dsm_extent *x,
 			hit &= ~word_mask(base + lo, base + lo + n);
 			*w &= ~word_mask(base + lo, base + lo + n);
 		}
+	}
+	return err;
+}
+
+/* What slots may have of a changed extent: pages that were served, and all pinned
+ * ones, which they read without asking. */
+static int
+drop_changed(struct dsm_server *s, const struct dsm_extent *x,
+             struct dsm_extents *drops)
+{
+	static const struct dsm_extents none;
+	const struct dsm_extents *p =
+	    s->views != NULL ? dsm__views_pinned(s->views) : &none;
+	uint64_t at = x->start, end = at + x->n_pages * DSM_PAGE;
+	size_t k = dsm__extents_find(p, at);
+	int err = DSM_OK;
+
+	for (; at < end && err == DSM_OK; k++) {
+		uint64_t lo = end, hi = end;
+
+		if (k < p->n && p->v[k].start < end) {
+			lo = p->v[k].start > at ? p->v[k].start : at;
+			hi = p->v[k].start + p->v[k].n_pages * DSM_PAGE;
+			hi = hi < end ? hi : end;
+		}
+		err = drop_served(s, at, lo, drops);
+		if (err == DSM_OK && lo < hi)
+			err = dsm__extents_add(drops, lo, (hi - lo) / DSM_PAGE);
+		at = hi;
 	}
 	return err;
 }
@@ -543,7 +572,7 @@ dsm__server_launch(struct dsm_server *s, const struct dsm_extents *changed,
 	if (s->n_copies > 0)
 		err = compare_copies(s, drops, updates, pages);
 	for (size_t i = 0; i < changed->n && err == DSM_OK; i++)
-		err = drop_served(s, &changed->v[i], drops);
+		err = drop_changed(s, &changed->v[i], drops);
 	if (err != DSM_OK)
 		find_again(s, drops, updates);
 	return err;

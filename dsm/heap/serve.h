@@ -36,7 +36,8 @@ int dsm__server_read(struct dsm_server *s, uint64_t addr, uint32_t n_pages,
 
 /*
  * Launch: of the heap pages in `changed` keep those that were ever served, as
- * pages to drop (appended to drops; they count as not served again). Pages
+ * pages to drop (appended to drops; they count as not served again), and all that
+ * are pinned (views.h): nobody sees who reads those. Pages
  * outside the heap whose contents differ from the served copy: appended to
  * updates, contents (4096 each) to `pages`, copy renewed. Served pages that
  * cannot be read any more are appended to drops. Lists come with nothing in

@@ -60,6 +60,7 @@ struct dsm_views {
 	struct dsm_extents released; /* run lock; not yet reported */
 	struct dsm_extents touched;  /* run lock; scratch of apply */
 	struct dsm_extents privates; /* run lock; scratch of apply */
+	struct dsm_extents pinned;   /* run lock */
 
 	/* Run lock: private pages of [scan_lo, scan_hi), see conflict. */
 	struct dsm_extents scanned;
@@ -178,6 +179,7 @@ dsm__views_destroy(struct dsm_views *v)
 {
 	if (v == NULL)
 		return;
+	dsm__extents_fini(&v->pinned);
 	dsm__extents_fini(&v->privates);
 	dsm__extents_fini(&v->touched);
 	dsm__extents_fini(&v->released);
@@ -768,7 +770,85 @@ dsm__views_conflict(struct dsm_views *v, uint64_t addr, uint64_t len,
 	return 1;
 }
 
+/* --- pages that must stay --- */
+
+int
+dsm__views_pin(struct dsm_views *v, uint64_t addr, uint64_t len)
+{
+	if (!inside(v, addr, len) || ((addr | len) & DSM_PAGE_MASK) != 0)
+		return DSM_EINVAL;
+	return dsm__extents_add(&v->pinned, addr, len >> DSM_PAGE_SHIFT);
+}
+
+void
+dsm__views_unpin(struct dsm_views *v)
+{
+	v->pinned.n = 0;
+}
+
+const struct dsm_extents *
+dsm__views_pinned(const struct dsm_views *v)
+{
+	return &v->pinned;
+}
+
+uint64_t
+dsm__views_frozen(const struct dsm_views *v)
+{
+	/* After a freeze that failed the one may be ahead of the other. */
+	return min_of(v->seen_end, v->private_end);
+}
+
+/* By lseek: mincore, as fast, takes swapped pages for missing ones. */
+uint64_t
+dsm__views_present(const struct dsm_views *v, uint64_t addr, uint64_t len,
+                   uint64_t enough)
+{
+	uint64_t off = offset_of(v, addr), end = off + len, n = 0;
+
+	while (n < enough && off < end) {
+		off_t data = lseek(v->fd, (off_t)off, SEEK_DATA);
+		off_t hole = data < 0 ? -1 : lseek(v->fd, data, SEEK_HOLE);
+
+		if (data < 0 || hole < 0 || (uint64_t)data >= end)
+			break;
+		off = min_of((uint64_t)hole, end);
+		n += (off - (uint64_t)data) >> DSM_PAGE_SHIFT;
+	}
+	return min_of(n, enough);
+}
+
 /* --- release --- */
+
+/* Bytes [off, end) of the file read as zero: by a hole, or where pages must stay
+ * by zeros. */
+static int
+empty_file(struct dsm_views *v, uint64_t off, uint64_t end)
+{
+	const struct dsm_extents *p = &v->pinned;
+	size_t k = dsm__extents_find(p, (uintptr_t)v->base + off);
+
+	while (off < end) {
+		uint64_t lo = end, hi = end;
+
+		if (k < p->n) {
+			uint64_t at = offset_of(v, p->v[k].start);
+
+			lo = min_of(max_of(at, off), end);
+			hi = min_of(at + (p->v[k].n_pages << DSM_PAGE_SHIFT),
+			            end);
+			hi = max_of(hi, lo);
+			k++;
+		}
+		if (off < lo &&
+		    fallocate(v->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		              (off_t)off, (off_t)(lo - off)) != 0)
+			return DSM_ESYS;
+		memset(v->serving + lo, 0, hi - lo);
+		off = hi;
+	}
+	return DSM_OK;
+}
 
 int
 dsm__views_release(struct dsm_views *v, uint64_t addr, uint64_t len)
@@ -786,12 +866,11 @@ dsm__views_release(struct dsm_views *v, uint64_t addr, uint64_t len)
 		return DSM_EAGAIN;
 	rc = dsm__extents_add(&v->released, first,
 	                      (end - first) >> DSM_PAGE_SHIFT);
+	/* The file first: private pages dropped before would show it. */
+	if (rc == DSM_OK)
+		rc = empty_file(v, off, off + (end - first));
 	if (rc != DSM_OK)
 		return rc;
-	/* The hole first: private pages dropped before would show the file. */
-	if (fallocate(v->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-	              (off_t)off, (off_t)(end - first)) != 0)
-		return DSM_ESYS;
 	if (off < v->private_end &&
 	    madvise(v->base + off, end - first, MADV_DONTNEED) != 0 &&
 	    madvise(v->base + off, end - first, MADV_DONTNEED_LOCKED) != 0)
@@ -930,6 +1009,7 @@ adopt(struct dsm_views *v, int fd)
 	v->private_end = 0;
 	v->seen_end = 0;
 	v->released.n = 0;
+	v->pinned.n = 0; /* another file's pages */
 	return DSM_OK;
 }
 

@@ -140,10 +140,27 @@ int dsm__views_conflict(struct dsm_views *v, uint64_t addr, uint64_t len,
  * Freed pages: give the memory of whole pages in [addr, addr+len) back to the
  * system (hole punch in the file, private pages dropped). Contents read as zero
  * afterwards; the next freeze reports them as changed. Not while a run is in
- * flight; `pinned` views never do it. DSM_OK; DSM_EAGAIN (a forked child still
- * copies), DSM_ENOMEM, DSM_ESYS: contents may be as before or zero.
+ * flight. Pinned pages are overwritten instead. DSM_OK; DSM_EAGAIN (a forked child
+ * still copies), DSM_ENOMEM, DSM_ESYS: contents may be as before or zero.
  */
 int dsm__views_release(struct dsm_views *v, uint64_t addr, uint64_t len);
+
+/*
+ * Somebody reads the serving view's pages of [addr, addr + len) behind our back
+ * (regions.h): until unpin, which ends it for all of them, the file keeps the
+ * pages it has there. Whole pages. DSM_EINVAL, DSM_ENOMEM. In a forked child
+ * nothing is pinned.
+ */
+int dsm__views_pin(struct dsm_views *v, uint64_t addr, uint64_t len);
+void dsm__views_unpin(struct dsm_views *v);
+const struct dsm_extents *dsm__views_pinned(const struct dsm_views *v);
+/* Bytes from base on that a freeze has seen: nothing there changes in the serving
+ * view without being told in a `changed`. */
+uint64_t dsm__views_frozen(const struct dsm_views *v);
+/* Pages of [addr, addr + len) that the file has, in memory or swapped out; `enough`
+ * when there are that many or more. */
+uint64_t dsm__views_present(const struct dsm_views *v, uint64_t addr,
+                            uint64_t len, uint64_t enough);
 
 /*
  * fork() in the program: prepare, parent and child of pthread_atfork, all under
