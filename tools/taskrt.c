@@ -11,6 +11,8 @@ static const struct {
 	int (*fn)(int argc, char **argv);
 } verbs[] = {
     {"run", "run a program with the settings given as options", tool_run},
+    {"check", "run a program and look for races between all iterations",
+     tool_check},
     {"stat", "show the workers and programs of a coordinator", tool_stat},
     {"info", "show each setting and where it comes from", tool_info},
 };

@@ -9,6 +9,7 @@
 /* argv[0] is the verb. Returns the exit status. */
 int tool_run(int argc, char **argv);
 int tool_stat(int argc, char **argv);
+int tool_check(int argc, char **argv);
 int tool_info(int argc, char **argv);
 
 #endif

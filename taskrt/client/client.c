@@ -1,6 +1,8 @@
 /* The default client: taskrt_init, taskrt_fini, the ends of the process, fork. */
 #include "client.h"
 
+#include "checklog.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -177,6 +179,7 @@ taskrt__client_session(struct taskrt__client *c, struct taskrt__session **s_p,
 	err = taskrt__session_create(&c->config, heap, &s, e);
 	if (err != DSM_OK)
 		return err;
+	taskrt__checklog_session(c->config.check_log);
 	pthread_mutex_lock(&c->session_lock);
 	c->session = s;
 	pthread_mutex_unlock(&c->session_lock);

@@ -147,6 +147,9 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 			return DSM_EINVAL;
 		c->check_iterations = text[0] == 'i';
 		return DSM_OK;
+	case TASKRT__SET_CHECK_LOG:
+		*expected_p = "a file name of less than 4096 bytes";
+		return copy_text(c->check_log, sizeof(c->check_log), text);
 	case TASKRT__SET_STAT:
 		*expected_p = "0 or 1";
 		if (parse_number(text, 1, &number) != DSM_OK)
@@ -360,6 +363,9 @@ taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
 		break;
 	case TASKRT__SET_CHECK:
 		text = c->check_iterations ? "iterations" : "chunks";
+		break;
+	case TASKRT__SET_CHECK_LOG:
+		text = c->check_log;
 		break;
 	case TASKRT__SET_STAT:
 		text = c->stat ? "1" : "0";

@@ -23,6 +23,8 @@
 	X(TRANSPORT, "transport", "TASKRT_TRANSPORT", "auto, shm, tcp, verbs") \
 	X(CHECK, "check", "TASKRT_CHECK",                                      \
 	  "chunks: a chunk of a loop is one writer; iterations: each is")      \
+	X(CHECK_LOG, "check_log", "TASKRT_CHECK_LOG",                          \
+	  "file that races are appended to: for taskrt check")                 \
 	X(STAT, "stat", "TASKRT_STAT", "1: counters on stderr at exit")        \
 	X(LOG, "log", "TASKRT_LOG", "error, warn, info, debug, trace")         \
 	X(WAIT, "wait", "TASKRT_WAIT",                                         \
@@ -61,6 +63,7 @@ struct taskrt__config {
 	enum taskrt__transport transport;
 	int force_segv;
 	int check_iterations;
+	char check_log[4096]; /* "": none */
 	int stat;
 	char log[16];
 	uint64_t wait_ms;

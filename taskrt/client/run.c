@@ -10,6 +10,7 @@
 #include "../../dsm/base/clock.h"
 #include "../../dsm/base/log.h"
 #include "../../dsm/heap/heap.h"
+#include "checklog.h"
 #include "client.h"
 #include "context.h"
 #include "serveconn.h"
@@ -600,6 +601,9 @@ make_report(struct taskrt_run *run, const struct outcome *o)
 	int err = taskrt__report_make(&src, &run->report);
 	if (err != DSM_OK && o->error.code == DSM_OK)
 		log_warn("no report of a run: %s", dsm__strerror(err));
+	if (err == DSM_OK)
+		taskrt__checklog_races(run->session->config->check_log,
+		                       run->name, &run->report->pub);
 }
 
 static int

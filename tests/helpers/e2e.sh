@@ -14,7 +14,7 @@ in_coordinator=() # what to run the coordinator and those who ask it with: nsent
 in_worker=()
 bad=0 # a script's exit status
 unset TASKRT_COORDINATOR TASKRT_LOG TASKRT_SLOTS TASKRT_STAT TASKRT_TRANSPORT \
-	TASKRT_WAIT TASKRT_CHECK
+	TASKRT_WAIT TASKRT_CHECK TASKRT_CHECK_LOG
 
 finish() {
 	trap '' TERM INT HUP
