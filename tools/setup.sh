@@ -4,8 +4,8 @@
 set -eu
 
 build="gcc make libc6-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev"
-test="$build binutils iproute2 pkg-config procps"
-lint="clang-format clang-tidy git shellcheck"
+test="$build binutils iproute2 man-db pkg-config procps"
+lint="clang-format clang-tidy git mandoc shellcheck"
 # make CC=clang, make fuzz
 clang="clang libomp-dev libclang-rt-dev"
 

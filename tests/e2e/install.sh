@@ -201,6 +201,16 @@ check "bash completes a daemon's options" \
 	completes taskrt-worker --fa --faults
 check "bash completes programs to run" completes taskrt run tr true
 
+if command -v man >/dev/null; then
+	for page in "1 taskrt-worker" "3 taskrt_for" "3 dsm_free" "7 taskrt"; do
+		# shellcheck disable=SC2086 # section and name
+		check "man finds $page" compiles man man -M "$prefix/share/man" \
+			-w $page
+	done
+else
+	skip "man finds pages" "no man"
+fi
+
 # --- uninstall ---
 
 only_ours_is_gone() {
