@@ -78,8 +78,9 @@ example_src := $(wildcard examples/*.c)
 example_common := $(wildcard examples/common/*.c)
 # The slot is another program, but parts of it can be tested in this one.
 test_src := $(wildcard tests/unit/*/*.c tests/conformance/*.c) tests/main.c \
-	tests/support.c taskrt/slot/vdso.c taskrt/slot/arch_x86_64.c \
-	taskrt/slot/arch_x86_64_switch.S
+	tests/support.c taskrt/slot/arch_x86_64_switch.S \
+	$(patsubst %,taskrt/slot/%.c,arch_x86_64 vdso keys fetch \
+	fetch_message fetch_direct)
 e2e_src := $(wildcard tests/e2e/*.c)
 fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
 # Its main first: without it (slot.c) there is no slot to build.

@@ -1,33 +1,21 @@
-#include "fetch.h"
+#include "fetch_priv.h"
 
 #include <stdlib.h>
-#include <string.h>
-
-#include "../../dsm/base/clock.h"
-#include "vdso.h"
 
 #define AHEAD_MIN 8u
 #define BLOCK_PAGES 16u
-/* The client's server thread may be stopped in a debugger for a while; the
- * coordinator's heartbeats find a dead one much sooner. */
-#define REPLY_MS 30000u
 
-struct window {
-	uint64_t addr, off;
-	uint32_t n; /* 0: none */
-};
-
-static struct {
-	struct fetch_params p;
-	uint64_t run;
-	struct window ahead;
-	struct dsm_wbuf w, table;
-} ft;
+static struct fetch ft;
 
 int
 fetch_init(const struct fetch_params *p)
 {
-	ft.p = *p;
+	if (p->direct != NULL && p->direct->ring_len < FETCH_RING)
+		return DSM_EINVAL;
+	keys_fini(&ft.keys);
+	dsm__wbuf_fini(&ft.w);
+	dsm__wbuf_fini(&ft.table);
+	ft = (struct fetch){.p = *p};
 	return DSM_OK;
 }
 
@@ -35,6 +23,7 @@ void
 fetch_set_run(uint64_t run)
 {
 	ft.run = run;
+	keys_new_run(&ft.keys);
 }
 
 static void
@@ -46,99 +35,74 @@ show_claim(unsigned which, uint64_t off, uint32_t n)
 	                      memory_order_release);
 }
 
-static int
-send_read(uint64_t addr, uint32_t n)
-{
-	struct dsm_msg_read m = {.run = ft.run, .addr = addr, .n_pages = n};
-	struct iovec iov;
-	int err;
+/* --- a window, whichever way it comes --- */
 
-	dsm__wbuf_reset(&ft.w);
-	err = dsm__encode_read(&ft.w, &m);
-	if (err != DSM_OK)
-		return err;
-	iov = (struct iovec){ft.w.ptr, ft.w.len};
-	ft.p.counters->fetches++;
-	return dsm__conn_send(ft.p.data, DSM_MSG_READ, 0, 0, &iov, 1);
+/*
+ * By which way the window comes; perhaps less of it. before: a window that is
+ * under way. 0 pages: the client would have to be asked, and PAGES are due first.
+ */
+static int
+plan(const struct space_range *r, struct window *w, const struct window *before)
+{
+	w->rkey = 0;
+	if (ft.p.direct == NULL || r->r.kind != DSM_RANGE_HEAP)
+		return DSM_OK;
+	return direct_plan(&ft, w, before == NULL || before->rkey != 0);
 }
 
-/* Next frame of the data link, counting whether spinning was enough. */
 static int
-next_frame(struct dsm_frame *f)
+request(struct window *w, const struct window *before)
 {
-	int spun = 0;
-	int err = dsm__conn_drain(ft.p.data, dsm__deadline_ms(REPLY_MS));
+	return w->rkey != 0 ? direct_request(&ft, w, before)
+	                    : message_request(&ft, w);
+}
+
+/* Publish the oldest window's pages. *got_p: how many came. */
+static int
+take(struct window *w, const struct space_range *r, uint32_t *got_p)
+{
+	struct window *next =
+	    ft.ahead.n > 0 && ft.ahead.rkey != 0 ? &ft.ahead : NULL;
+	uint32_t got = w->n;
+	int err = w->rkey != 0 ? direct_take(&ft, w, next)
+	                       : message_take(&ft, w, r, &got);
 
 	if (err != DSM_OK)
 		return err;
-	err = dsm__conn_recv_wait(ft.p.data, dsm__deadline_ms(REPLY_MS),
-	                          ft.p.spin_ns, f, &spun);
-	if (err != DSM_OK)
-		return err;
-	if (spun)
-		ft.p.counters->spins_hit++;
-	else
-		ft.p.counters->spins_missed++;
+	ft.p.counters->pages_fetched += got;
+	ft.p.counters->bytes_fetched += got * DSM_PAGE;
+	*got_p = got;
 	return DSM_OK;
 }
 
-/* The reply to the window w: publish its pages. *got_p: how many came. */
+/* Claim and request the window of n pages from addr on, if there is room.
+ * before: the one under way. */
 static int
-take_pages(const struct window *w, struct space_range *r, uint32_t *got_p)
+request_ahead(struct space_range *r, uint64_t addr, uint32_t n,
+              const struct window *before)
 {
-	struct dsm_frame f;
-	struct dsm_msg_pages m;
-	const uint8_t *bytes;
-	int err = next_frame(&f);
-
-	if (err != DSM_OK)
-		return err;
-	if (f.type != DSM_MSG_PAGES)
-		return DSM_EPROTO;
-	err = dsm__decode_pages(f.body, f.len, &m);
-	if (err != DSM_OK || m.addr != w->addr || m.n_pages > w->n ||
-	    f.len - DSM_PAGES_FIXED != m.n_pages * DSM_PAGE)
-		return DSM_EPROTO;
-	bytes = f.body + DSM_PAGES_FIXED;
-	/* The frame buffer is ours to write until the next receive. */
-	if (r != NULL && r->r.kind == DSM_RANGE_VDSO)
-		vdso_patch((uint8_t *)(uintptr_t)bytes, m.n_pages * DSM_PAGE);
-	if (m.n_pages > 0)
-		err = dsm__image_publish(ft.p.image, w->off, m.n_pages, bytes);
-	if (m.n_pages < w->n)
-		dsm__image_abandon(ft.p.image, w->off + m.n_pages * DSM_PAGE,
-		                   w->n - m.n_pages);
-	ft.p.counters->pages_fetched += m.n_pages;
-	ft.p.counters->bytes_fetched += m.n_pages * DSM_PAGE;
-	*got_p = m.n_pages;
-	return err;
-}
-
-/* Claim and request the window after [off, +n) of r, if there is room. */
-static int
-request_ahead(struct space_range *r, uint64_t addr, uint32_t n)
-{
+	struct window w = {.addr = addr,
+	                   .off = r->r.image_off + (addr - r->r.start)};
 	uint64_t left = (r->r.end - addr) / DSM_PAGE;
-	uint32_t state, got;
+	uint32_t state;
+	int err;
 
-	if (left == 0)
-		return DSM_OK;
 	if (n > DSM_READ_MAX)
 		n = DSM_READ_MAX;
-	if (n > left)
-		n = (uint32_t)left;
-	/* Shown first: this process may be killed right after the claim. */
-	show_claim(1, r->r.image_off + (addr - r->r.start), n);
-	got = dsm__image_claim(ft.p.image, r->r.image_off + (addr - r->r.start),
-	                       n, ft.p.slot, &state);
-	if (got == 0) {
-		show_claim(1, 0, 0);
+	w.n = n < left ? n : (uint32_t)left;
+	if (w.n == 0)
 		return DSM_OK;
-	}
-	ft.ahead =
-	    (struct window){addr, r->r.image_off + (addr - r->r.start), got};
-	show_claim(1, ft.ahead.off, got);
-	return send_read(addr, got);
+	err = plan(r, &w, before);
+	if (err != DSM_OK || w.n == 0)
+		return err;
+	/* Shown first: this process may be killed right after the claim. */
+	show_claim(1, w.off, w.n);
+	w.n = dsm__image_claim(ft.p.image, w.off, w.n, ft.p.slot, &state);
+	show_claim(1, w.off, w.n);
+	if (w.n == 0)
+		return DSM_OK;
+	ft.ahead = w;
+	return request(&ft.ahead, before);
 }
 
 static int
@@ -149,21 +113,16 @@ take_ahead(struct space_range *r)
 	int err;
 
 	ft.ahead.n = 0;
-	/* The next window first: the client reads it while we publish this. */
+	show_claim(0, w.off, w.n);
+	/* The next window first: it is on its way while we publish this. */
 	if (r != NULL && w.n >= AHEAD_MIN) {
-		struct window mine = w;
-
-		show_claim(0, mine.off, mine.n);
-		err = request_ahead(r, w.addr + w.n * DSM_PAGE, w.n * 2);
+		err = request_ahead(r, w.addr + w.n * DSM_PAGE, w.n * 2, &w);
 		if (err != DSM_OK)
 			return err;
-		if (ft.ahead.n == 0)
-			show_claim(1, 0, 0);
-	} else {
-		show_claim(0, w.off, w.n);
-		show_claim(1, 0, 0);
 	}
-	err = take_pages(&w, r, &got);
+	if (ft.ahead.n == 0)
+		show_claim(1, 0, 0);
+	err = take(&w, r, &got);
 	if (err == DSM_OK) {
 		ft.p.counters->pages_prefetched += got;
 		show_claim(0, 0, 0);
@@ -232,22 +191,18 @@ window_size(struct space_range *r, uint64_t addr, uint64_t off, uint32_t more,
 	return n > left ? (uint32_t)left : n;
 }
 
-/* The vDSO is small, and patched as a whole. */
+/* Request the claimed window and wait for it. */
 static enum fetch_result
-demand(struct space_range *r, uint64_t addr, uint64_t off, uint32_t n,
-       int sequential)
+demand(struct space_range *r, struct window *w, int sequential)
 {
-	struct window w = {addr, off, n};
 	uint32_t got;
-	int err;
+	int err = request(w, NULL);
 
-	show_claim(0, off, n);
-	err = send_read(addr, n);
 	/* Ahead only behind a demand request: replies keep that order. */
-	if (err == DSM_OK && sequential && n >= AHEAD_MIN && ft.ahead.n == 0)
-		err = request_ahead(r, addr + n * DSM_PAGE, n * 2);
+	if (err == DSM_OK && sequential && w->n >= AHEAD_MIN)
+		err = request_ahead(r, w->addr + w->n * DSM_PAGE, w->n * 2, w);
 	if (err == DSM_OK)
-		err = take_pages(&w, r, &got);
+		err = take(w, r, &got);
 	if (err != DSM_OK)
 		return FETCH_LOST;
 	show_claim(0, 0, 0);
@@ -257,12 +212,41 @@ demand(struct space_range *r, uint64_t addr, uint64_t off, uint32_t n,
 	return FETCH_GOT;
 }
 
+/*
+ * One attempt at the page of w; nothing is under way. FETCH_PRESENT: it is
+ * another slot's, *state_p says how far that is.
+ */
+static enum fetch_result
+fetch_window(struct space_range *r, struct window *w, uint32_t more,
+             uint32_t *state_p)
+{
+	uint32_t before;
+
+	*state_p = atomic_load_explicit(dsm__image_state(ft.p.image, w->off),
+	                                memory_order_acquire);
+	if ((*state_p & DSM_PG_STATE) != DSM_PG_ABSENT)
+		return FETCH_PRESENT;
+	w->n = window_size(r, w->addr, w->off, more, &before);
+	/* The vDSO is small, and patched as a whole. */
+	if (r->r.kind == DSM_RANGE_VDSO)
+		w->n = (uint32_t)((r->r.end - r->r.start) / DSM_PAGE);
+	if (plan(r, w, NULL) != DSM_OK)
+		return FETCH_LOST;
+	show_claim(0, w->off, w->n);
+	w->n = dsm__image_claim(ft.p.image, w->off, w->n, ft.p.slot, state_p);
+	if (w->n == 0) {
+		show_claim(0, 0, 0);
+		return FETCH_PRESENT;
+	}
+	return demand(r, w, before >= AHEAD_MIN);
+}
+
 enum fetch_result
 fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 {
 	uint64_t off, start = dsm__now();
 	uint64_t deadline = dsm__deadline_ms(REPLY_MS);
-	enum fetch_result result = FETCH_PRESENT;
+	enum fetch_result result;
 	int waited = 0;
 
 	addr = dsm__page_down(addr);
@@ -270,29 +254,21 @@ fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 		addr = r->r.start;
 	off = r->r.image_off + (addr - r->r.start);
 	for (;;) {
-		uint32_t before, want, n, state = DSM_PG_ABSENT;
+		struct window w = {.addr = addr, .off = off};
+		uint32_t state;
 
 		if (in_window(&ft.ahead, off)) {
-			if (take_ahead(r) != DSM_OK)
-				return FETCH_LOST;
-			result = FETCH_GOT;
+			result =
+			    take_ahead(r) == DSM_OK ? FETCH_GOT : FETCH_LOST;
 			break;
 		}
 		/* A window ahead that this reader did not come to: take it
 		 * before asking for more, replies come in order. */
-		if (ft.ahead.n > 0 && fetch_settle() != DSM_OK)
+		if (fetch_settle() != DSM_OK)
 			return FETCH_LOST;
-		want = window_size(r, addr, off, more, &before);
-		if (r->r.kind == DSM_RANGE_VDSO)
-			want = (uint32_t)((r->r.end - r->r.start) / DSM_PAGE);
-		show_claim(0, off, want);
-		n = dsm__image_claim(ft.p.image, off, want, ft.p.slot, &state);
-		if (n == 0)
-			show_claim(0, 0, 0);
-		if (n > 0) {
-			result = demand(r, addr, off, n, before >= AHEAD_MIN);
+		result = fetch_window(r, &w, more, &state);
+		if (result != FETCH_PRESENT)
 			break;
-		}
 		if ((state & DSM_PG_STATE) == DSM_PG_PRESENT) {
 			result = waited ? FETCH_GOT : FETCH_PRESENT;
 			break;
@@ -312,29 +288,21 @@ fetch_ask(uint64_t addr, struct dsm_array *ranges_p)
 	struct dsm_msg_ask ask = {.addr = addr};
 	struct dsm_msg_ranges m;
 	struct dsm_frame f;
-	struct iovec iov;
 	int err = fetch_settle();
 
 	if (err != DSM_OK)
 		return err;
 	dsm__wbuf_reset(&ft.w);
 	err = dsm__encode_ask(&ft.w, &ask);
-	if (err != DSM_OK)
-		return err;
-	iov = (struct iovec){ft.w.ptr, ft.w.len};
-	err = dsm__conn_send(ft.p.data, DSM_MSG_ASK, 0, 0, &iov, 1);
-	if (err != DSM_OK)
-		return err;
-	err = next_frame(&f);
-	if (err != DSM_OK)
-		return err;
-	if (f.type != DSM_MSG_RANGES ||
-	    dsm__decode_ranges(f.body, f.len, &m) != DSM_OK)
-		return DSM_EPROTO;
+	if (err == DSM_OK)
+		err = message_ask(&ft, DSM_MSG_ASK, DSM_MSG_RANGES, &f);
+	if (err == DSM_OK)
+		err = dsm__decode_ranges(f.body, f.len, &m);
 	/* Out of the frame: the caller goes on to use the link. */
 	dsm__wbuf_reset(&ft.table);
-	err = dsm__wbuf_put(&ft.table, m.ranges.ptr,
-	                    m.ranges.n * dsm__sizeof_range());
+	if (err == DSM_OK)
+		err = dsm__wbuf_put(&ft.table, m.ranges.ptr,
+		                    m.ranges.n * dsm__sizeof_range());
 	if (err != DSM_OK)
 		return err;
 	ranges_p->ptr = ft.table.ptr;

@@ -1,12 +1,14 @@
 /*
- * Fetching pages from the client into the image.
+ * Fetching pages from the client into the image: by READ messages, or, what lies in
+ * registered parts of the heap, one-sidedly.
  *
  * A demand request asks for the page that faulted and, when the pages before it
  * are there already (a sequential reader), for twice as many, up to
  * DSM_READ_MAX; when pages around it are there (a pointer chaser), for more of
  * that block. When that grew to FETCH_AHEAD_MIN the next window is requested as
  * well, without waiting: its PAGES come while the task works. At most one
- * window is ahead. Replies come in the order of requests.
+ * window is ahead. Replies come in the order of requests. At the end of a part of
+ * the heap that is registered by itself (or is not) a window ends, too.
  *
  * Claims in flight are shown in the control page (slotctl.h), so that the worker
  * can take them back when this process dies.
@@ -20,6 +22,17 @@
 #include "slotctl.h"
 #include "space.h"
 
+/* Reading the client's memory one-sidedly: dsm__conn_read_start, _wait. */
+struct fetch_direct {
+	int (*start)(struct dsm_conn *c, uint64_t remote, uint32_t rkey,
+	             void *to, size_t len);
+	int (*wait)(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
+	            int *spun_p);
+	uint8_t *ring; /* where reads may land: FETCH_RING bytes */
+	size_t ring_len;
+};
+#define FETCH_RING (2 * DSM_READ_MAX * DSM_PAGE)
+
 struct fetch_params {
 	struct dsm_image *image;
 	struct dsm_conn *data;
@@ -27,8 +40,10 @@ struct fetch_params {
 	uint32_t slot;
 	struct dsm_counters *counters;
 	uint64_t spin_ns;
+	const struct fetch_direct *direct; /* NULL: messages only */
 };
 
+/* DSM_EINVAL: the ring is too small. */
 int fetch_init(const struct fetch_params *p);
 /* Epoch of the requests from now on. */
 void fetch_set_run(uint64_t run);
@@ -48,7 +63,10 @@ enum fetch_result fetch_page(struct space_range *r, uint64_t addr,
  * until the next call), else DSM_ECONN.
  */
 int fetch_ask(uint64_t addr, struct dsm_array *ranges_p);
-/* Take what is still under way. Before WRITES and at the end of an attempt. */
+/*
+ * Take what is still under way. Before WRITES and at the end of an attempt: what is
+ * read after DONE may be of a later run, and READs cannot be told to stop.
+ */
 int fetch_settle(void);
 
 #endif

@@ -1,0 +1,136 @@
+/*
+ * Fetching heap pages one-sidedly: RDMA READs of the client's serving view into a
+ * ring, and from there into the image.
+ *
+ * Not straight into the image: a page is there, for every slot, as soon as the
+ * file has it, so only whole pages may be written; and the image would have to be
+ * registered, which pins it.
+ *
+ * The ring has two halves, each as large as the largest window; windows under way
+ * take turns. A window is read in pieces, so that the first is published while the
+ * others are on their way. Pieces are started in the order in which they will be
+ * waited for: those of the window ahead only when all of the one before are.
+ */
+#include "fetch_priv.h"
+
+#define PIECE_PAGES 16u
+
+int
+direct_plan(struct fetch *ft, struct window *w, int may_ask)
+{
+	const struct dsm_rec_region *r = keys_find(&ft->keys, w->addr);
+	struct dsm_msg_ask_key ask = {.addr = w->addr, .len = w->n * DSM_PAGE};
+	struct dsm_msg_regions m;
+	struct dsm_frame f;
+	int err;
+
+	if (r == NULL) {
+		if (!may_ask) {
+			w->n = 0;
+			return DSM_OK;
+		}
+		dsm__wbuf_reset(&ft->w);
+		err = dsm__encode_ask_key(&ft->w, &ask);
+		ft->p.counters->keys_asked++;
+		if (err == DSM_OK)
+			err = message_ask(ft, DSM_MSG_ASK_KEY, DSM_MSG_REGIONS,
+			                  &f);
+		if (err == DSM_OK)
+			err = dsm__decode_regions(f.body, f.len, &m);
+		if (err == DSM_OK)
+			err = keys_add(&ft->keys, &m.regions);
+		if (err != DSM_OK)
+			return err;
+		r = keys_find(&ft->keys, w->addr);
+		if (r == NULL)
+			return DSM_EPROTO; /* it answered something else */
+	}
+	if (w->n > (r->end - w->addr) / DSM_PAGE)
+		w->n = (uint32_t)((r->end - w->addr) / DSM_PAGE);
+	w->rkey = r->rkey;
+	w->remote = r->remote + (w->addr - r->start);
+	return DSM_OK;
+}
+
+/* Start what can be under way besides the rest. 1: all of it is. */
+static int
+start_pieces(struct fetch *ft, struct window *w, int *all_p)
+{
+	while (w->n_started < w->n) {
+		uint32_t n = w->n - w->n_started;
+		uint64_t at = w->n_started * DSM_PAGE;
+		int err;
+
+		n = n < PIECE_PAGES ? n : PIECE_PAGES;
+		err = ft->p.direct->start(ft->p.data, w->remote + at, w->rkey,
+		                          w->room + at, n * DSM_PAGE);
+		if (err == DSM_EAGAIN)
+			break;
+		if (err != DSM_OK)
+			return err;
+		w->n_started += n;
+		ft->p.counters->rdma_reads++;
+	}
+	*all_p = w->n_started == w->n;
+	return DSM_OK;
+}
+
+int
+direct_request(struct fetch *ft, struct window *w, const struct window *before)
+{
+	int all;
+
+	w->room = ft->p.direct->ring +
+	          (size_t)ft->half * (ft->p.direct->ring_len / 2);
+	ft->half ^= 1;
+	w->n_started = 0;
+	/* Else direct_take starts it, behind that one. */
+	if (before != NULL && before->rkey != 0 &&
+	    before->n_started < before->n)
+		return DSM_OK;
+	return start_pieces(ft, w, &all);
+}
+
+static int
+wait_piece(struct fetch *ft)
+{
+	int spun = 0;
+	int err = ft->p.direct->wait(ft->p.data, dsm__deadline_ms(REPLY_MS),
+	                             ft->p.spin_ns, &spun);
+
+	if (err != DSM_OK)
+		return err;
+	if (spun)
+		ft->p.counters->spins_hit++;
+	else
+		ft->p.counters->spins_missed++;
+	return DSM_OK;
+}
+
+int
+direct_take(struct fetch *ft, struct window *w, struct window *next)
+{
+	for (uint32_t done = 0; done < w->n;) {
+		uint32_t n = w->n - done;
+		uint64_t at = done * DSM_PAGE;
+		int all, err = start_pieces(ft, w, &all);
+
+		if (err == DSM_OK && all && next != NULL)
+			err = start_pieces(ft, next, &all);
+		/* Nothing is under way, and yet there is no room. */
+		if (err == DSM_OK && w->n_started == done)
+			err = DSM_EPROTO;
+		if (err == DSM_OK)
+			err = wait_piece(ft);
+		if (err != DSM_OK)
+			return err;
+		n = n < PIECE_PAGES ? n : PIECE_PAGES;
+		err = dsm__image_publish(ft->p.image, w->off + at, n,
+		                         w->room + at);
+		if (err != DSM_OK)
+			return err;
+		ft->p.counters->pages_rdma += n;
+		done += n;
+	}
+	return DSM_OK;
+}

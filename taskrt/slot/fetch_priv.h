@@ -1,0 +1,63 @@
+/*
+ * Inside fetching: what is asked for when (fetch.c), and the two ways of getting
+ * it (fetch_message.c, fetch_direct.c).
+ *
+ * At most two windows are under way, and they are taken in the order in which they
+ * were requested, so either way answers in order: frames do by themselves, and so
+ * do READs.
+ */
+#ifndef TASKRT_SLOT_FETCH_PRIV_H
+#define TASKRT_SLOT_FETCH_PRIV_H
+
+#include "../../dsm/base/clock.h"
+#include "fetch.h"
+#include "keys.h"
+
+/* The client's server thread may be stopped in a debugger for a while; the
+ * coordinator's heartbeats find a dead one much sooner. */
+#define REPLY_MS 30000u
+
+/* Claimed pages that are asked for together. */
+struct window {
+	uint64_t addr, off;
+	uint32_t n;    /* 0: none */
+	uint32_t rkey; /* 0: by message; else the rest is used */
+	uint64_t remote;
+	uint8_t *room; /* in the ring */
+	uint32_t n_started;
+};
+
+struct fetch {
+	struct fetch_params p; /* const after init */
+	uint64_t run;
+	struct window ahead;
+	struct dsm_wbuf w, table; /* scratch; answer to ASK */
+	struct keys keys;
+	unsigned half; /* of the ring: the next window's */
+};
+
+/* --- fetch_message.c --- */
+
+int message_request(struct fetch *ft, const struct window *w);
+/* The reply to w: publish its pages. *got_p: how many came. */
+int message_take(struct fetch *ft, const struct window *w,
+                 const struct space_range *r, uint32_t *got_p);
+/* Send ft->w and receive the answer, which must be of type `reply`. Nothing that
+ * will be answered may be under way by message. */
+int message_ask(struct fetch *ft, unsigned type, unsigned reply,
+                struct dsm_frame *f_p);
+
+/* --- fetch_direct.c --- */
+
+/*
+ * How the w->n pages from w->addr (of the heap) come: sets rkey, and cuts n where
+ * that ends. may_ask 0 and nothing known: n is 0.
+ */
+int direct_plan(struct fetch *ft, struct window *w, int may_ask);
+/* Start reading; `before` is under way, too (NULL: nothing is). */
+int direct_request(struct fetch *ft, struct window *w,
+                   const struct window *before);
+/* The oldest window: publish its pages. next: the one after it, or NULL. */
+int direct_take(struct fetch *ft, struct window *w, struct window *next);
+
+#endif
