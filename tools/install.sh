@@ -124,7 +124,7 @@ man_pages() {
 		file=${page##*/}
 		section=${file##*.}
 		put 644 "$page" "$MANDIR/man$section/$file"
-		names=$(sed -n '/^\.SH NAME/,/^\.SH SYNOPSIS/{
+		names=$(sed -n '/^\.SH NAME/,/^\.SH [^N]/{
 			/^\./d; s/ \\- .*//; s/,/ /g; p; }' "$page")
 		for name in $names; do
 			[ "$name.$section" = "$file" ] || alias_of "$file" \

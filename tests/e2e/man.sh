@@ -101,7 +101,7 @@ shows_prototypes() { # HEADER PAGES - in their synopsis
 
 has_name() { # SECTION NAME... - they are in some page's NAME section
 	local names name lacking=0
-	names=$(sed -n '/^\.SH NAME/,/^\.SH SYNOPSIS/{
+	names=$(sed -n '/^\.SH NAME/,/^\.SH [^N]/{
 		/^\./d; s/ \\- .*//; s/,/ /g; p; }' doc/man/*."$1")
 	shift
 	for name; do
