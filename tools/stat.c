@@ -2,6 +2,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "json.h"
@@ -83,6 +84,53 @@ describe_run(const char *run, char *buf, size_t size)
 	         (double)json_number(json_member(run, "elapsed_ms")) / 1000);
 }
 
+static int
+same_text(const char *a, const char *b)
+{
+	char ta[200], tb[200];
+
+	return strcmp(json_text(a, ta, sizeof(ta)),
+	              json_text(b, tb, sizeof(tb))) == 0;
+}
+
+static int
+same_link(const char *a, const char *b)
+{
+	return same_text(json_member(a, "transport"),
+	                 json_member(b, "transport")) &&
+	       same_text(json_member(a, "text"), json_member(b, "text"));
+}
+
+/* How workers reach the program: a line for each way, and why it is that one. */
+static void
+print_links(const char *list)
+{
+	char transport[32], text[200], worker[64];
+
+	for (const char *l = json_first(list); l != NULL; l = json_next(l)) {
+		unsigned n = 0;
+		const char *o;
+
+		for (o = json_first(list); o != l && !same_link(o, l);
+		     o = json_next(o))
+			;
+		if (o != l)
+			continue; /* was counted with that one */
+		for (; o != NULL; o = json_next(o))
+			n += same_link(o, l);
+		json_text(json_member(l, "transport"), transport,
+		          sizeof(transport));
+		json_text(json_member(l, "text"), text, sizeof(text));
+		json_text(json_member(l, "worker"), worker, sizeof(worker));
+		printf("    %s, ", transport);
+		if (n == 1)
+			printf("worker %s", worker);
+		else
+			printf("%u workers", n);
+		printf("%s%s\n", text[0] != '\0' ? ": " : "", text);
+	}
+}
+
 static void
 print_sessions(const char *list)
 {
@@ -97,6 +145,8 @@ print_sessions(const char *list)
 		printf("  %-24s %8s %8s %6s %8s  %s\n", "PROGRAM", "PID",
 		       "WORKERS", "SLOTS", "RUNS", "NOW");
 	for (s = json_first(list); s != NULL; s = json_next(s)) {
+		const char *links = json_member(s, "links");
+
 		describe_run(json_member(s, "run"), run, sizeof(run));
 		printf(
 		    "  %-24s %8llu %8llu %6llu %8llu  %s\n",
@@ -106,6 +156,7 @@ print_sessions(const char *list)
 		    (unsigned long long)json_number(json_member(s, "slots")),
 		    (unsigned long long)json_number(json_member(s, "runs")),
 		    run);
+		print_links(links);
 	}
 }
 

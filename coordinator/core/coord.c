@@ -303,6 +303,33 @@ coord_destroy(struct coord *k)
 
 /* --- frames --- */
 
+static struct sworker *
+find_sworker(const struct worker_peer *w, uint64_t session)
+{
+	struct sworker *sw;
+
+	TAILQ_FOREACH(sw, &w->sessions, of_worker)
+	if (sw->session->id == session)
+		return sw;
+	return NULL;
+}
+
+static int
+on_link(struct worker_peer *w, const struct dsm_frame *f)
+{
+	struct dsm_msg_link m;
+	struct sworker *sw;
+
+	if (dsm__decode_link(f->body, f->len, &m) != DSM_OK)
+		return DSM_EPROTO;
+	sw = find_sworker(w, m.session);
+	if (sw == NULL)
+		return DSM_OK;
+	dsm__str_copy(sw->transport, sizeof(sw->transport), m.transport);
+	dsm__str_copy(sw->link_text, sizeof(sw->link_text), m.text);
+	return DSM_OK;
+}
+
 static int
 on_unfit(struct coord *k, struct worker_peer *w, const struct dsm_frame *f)
 {
@@ -313,9 +340,7 @@ on_unfit(struct coord *k, struct worker_peer *w, const struct dsm_frame *f)
 
 	if (dsm__decode_unfit(f->body, f->len, &m) != DSM_OK)
 		return DSM_EPROTO;
-	TAILQ_FOREACH(sw, &w->sessions, of_worker)
-	if (sw->session->id == m.session)
-		break;
+	sw = find_sworker(w, m.session);
 	if (sw == NULL || sw->state != SWORKER_TOLD)
 		return DSM_OK;
 	r = sw->session->run;
@@ -396,6 +421,8 @@ on_frame(struct coord *k, struct coord_peer *p, const struct dsm_frame *f)
 			return coord__run_returned(k, p->worker, f);
 		case DSM_MSG_UNFIT:
 			return on_unfit(k, p->worker, f);
+		case DSM_MSG_LINK:
+			return on_link(p->worker, f);
 		default:
 			break;
 		}

@@ -101,6 +101,8 @@ struct sworker {
 	int has_table; /* it was sent the session's ranges */
 	uint32_t arena_first, arena_count;
 	char reason[COORD_REASON_MAX]; /* UNFIT */
+	/* How its newest slot reaches the client, "": it has not said. */
+	char transport[16], link_text[COORD_REASON_MAX];
 	TAILQ_HEAD(, attempt) held;
 };
 

@@ -135,8 +135,46 @@ put_run(struct json *j, const struct run *r, uint64_t now)
 	     ms_since(r->started, now));
 }
 
+/* Before an entry: 0 when there is no room for one more. */
+static int
+next_entry(struct json *j, unsigned *n, unsigned *left_out)
+{
+	if (j->w.len > JSON_LIMIT) {
+		++*left_out;
+		return 0;
+	}
+	if ((*n)++ > 0)
+		put(j, ",", 1);
+	return 1;
+}
+
+/* How each worker's slots reach the program. */
 static void
-put_session(struct json *j, const struct session *s, uint64_t now)
+put_links(struct json *j, const struct session *s, unsigned *left_out)
+{
+	const struct sworker *sw;
+	unsigned n = 0;
+
+	putf(j, ",\"links\":[");
+	TAILQ_FOREACH(sw, &s->workers, of_session)
+	{
+		if (sw->state != SWORKER_TOLD || sw->transport[0] == '\0' ||
+		    !next_entry(j, &n, left_out))
+			continue;
+		putf(j, "{\"worker\":");
+		put_string(j, sw->worker->name);
+		putf(j, ",\"transport\":");
+		put_string(j, sw->transport);
+		putf(j, ",\"text\":");
+		put_string(j, sw->link_text);
+		putf(j, "}");
+	}
+	putf(j, "]");
+}
+
+static void
+put_session(struct json *j, const struct session *s, uint64_t now,
+            unsigned *left_out)
 {
 	const struct sworker *sw;
 	unsigned n_fit = 0, n_unfit = 0;
@@ -158,20 +196,8 @@ put_session(struct json *j, const struct session *s, uint64_t now)
 		put_run(j, s->run, now);
 	else
 		putf(j, "null");
+	put_links(j, s, left_out);
 	putf(j, "}");
-}
-
-/* Before an entry: 0 when there is no room for one more. */
-static int
-next_entry(struct json *j, unsigned *n, unsigned *left_out)
-{
-	if (j->w.len > JSON_LIMIT) {
-		++*left_out;
-		return 0;
-	}
-	if ((*n)++ > 0)
-		put(j, ",", 1);
-	return 1;
 }
 
 char *
@@ -190,7 +216,7 @@ coord_stat_json(struct coord *k, uint64_t now)
 	n = 0;
 	TAILQ_FOREACH(s, &k->sessions, link)
 	if (next_entry(&j, &n, &left_out))
-		put_session(&j, s, now);
+		put_session(&j, s, now, &left_out);
 	putf(&j, "],\"left_out\":%u}", left_out);
 	put(&j, "", 1);
 	if (j.err != DSM_OK) {

@@ -1012,6 +1012,37 @@ test_a_worker_whose_cpu_lacks_something_is_not_asked(void)
 }
 
 static void
+say_link(struct fake *w, uint64_t session, const char *transport,
+         const char *text)
+{
+	const struct dsm_msg_link m = {session, dsm__str(transport),
+	                               dsm__str(text)};
+
+	MUST_OK(say(w, DSM_MSG_LINK, dsm__encode_link(&w->buf, &m)));
+}
+
+static void
+test_stat_says_how_slots_reach_their_program(void)
+{
+	struct rig g;
+	char *json;
+
+	rig_init(&g, 3, 1);
+	say_link(&g.w[0], g.c.session, "tcp", "no route");
+	say_link(&g.w[0], g.c.session, "verbs", "mlx5_0 port 1");
+	say_link(&g.w[2], g.c.session, "tcp", "");
+	say_link(&g.w[2], 999, "tcp", "of nobody");
+	json = coord_stat_json(g.k, g.now);
+	MUST(json != NULL);
+	MUST(strstr(json,
+	            "\"links\":[{\"worker\":\"node0\",\"transport\":\"verbs\","
+	            "\"text\":\"mlx5_0 port 1\"},{\"worker\":\"node2\","
+	            "\"transport\":\"tcp\",\"text\":\"\"}]") != NULL);
+	free(json);
+	rig_fini(&g);
+}
+
+static void
 test_an_unfit_worker_s_tasks_go_elsewhere(void)
 {
 	const struct dsm_msg_unfit m = {1, dsm__str("addresses collide")};
@@ -1387,6 +1418,7 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_cancel_is_answered_at_once),
       T(test_a_run_without_workers_ends_after_a_while),
       T(test_a_worker_whose_cpu_lacks_something_is_not_asked),
+      T(test_stat_says_how_slots_reach_their_program),
       T(test_an_unfit_worker_s_tasks_go_elsewhere),
       T(test_a_silent_peer_is_closed_and_a_lively_one_pinged),
       T(test_progress_comes_four_times_a_second_in_long_runs),
