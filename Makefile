@@ -1,5 +1,6 @@
 # make [all]            libraries, programs, examples, benchmarks, test programs
 # make test             everything below tests/; last line "N passed, N failed"
+# make test-rdma        the part of it that needs an RDMA device, in a virtual machine
 # make test T=dsm.wire  the unit suites whose name starts with that
 # make demo             render a picture on all cores: examples/demo.sh
 # make bench            one JSON object a line
@@ -112,7 +113,7 @@ fuzz := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(fuzz_src))
 slots := $(if $(slot_own),$(B)/slot/taskrt-slot-a $(B)/slot/taskrt-slot-b)
 
 .PHONY: all libs programs examples bench-program test-programs unit-tests test \
-	demo bench lint check-layers fuzz fuzz-programs clean
+	test-rdma demo bench lint check-layers fuzz fuzz-programs clean
 all: libs programs examples bench-program test-programs
 libs: $(libdsm) $(libtaskrt) $(shared) $(slots)
 programs: $(programs)
@@ -222,6 +223,11 @@ test:
 	@tools/setup.sh test
 	+@$(sub) $(if $(T),unit-tests,all)
 	@tools/run-tests.sh $(B) $(T)
+
+test-rdma:
+	@tools/setup.sh test
+	+@$(sub) all
+	@tests/rdma/run.sh $(B)
 
 demo:
 	@tools/setup.sh build

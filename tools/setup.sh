@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh build|test|lint|all - install the Debian packages that are missing (as
+# setup.sh build|test|lint|rdma|all - install the Debian packages that are missing (as
 # root; otherwise say which). Does nothing where there is no dpkg.
 set -eu
 
@@ -8,14 +8,17 @@ test="$build binutils iproute2 man-db pkg-config procps"
 lint="clang-format clang-tidy git mandoc shellcheck"
 # make CC=clang, make fuzz
 clang="clang libomp-dev libclang-rt-dev"
+# make test-rdma: a virtual machine; not part of all
+rdma="qemu-system-x86 busybox-static kmod iproute2 ibverbs-providers"
 
 case "${1-build}" in
 build) want=$build ;;
 test) want=$test ;;
 lint) want=$lint ;;
+rdma) want=$rdma ;;
 all) want="$test $lint $clang" ;;
 *)
-	echo "usage: setup.sh build|test|lint|all" >&2
+	echo "usage: setup.sh build|test|lint|rdma|all" >&2
 	exit 2
 	;;
 esac
