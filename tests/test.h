@@ -27,17 +27,22 @@ struct test_case {
 struct test_suite {
 	const char *name;
 	const struct test_case *cases; /* ends with name NULL */
+	/* Why it cannot run on this machine, NULL when it can. May be NULL. */
+	const char *(*skip)(void);
 };
 
 #define T(fn)           \
 	{               \
 #fn, fn \
 	}
-#define SUITE(id, suite_name, ...)                                   \
+#define SUITE(id, suite_name, ...) \
+	SUITE_UNLESS(id, suite_name, NULL, __VA_ARGS__)
+/* Skipped, with one line that says so, when skip_fn() returns a reason. */
+#define SUITE_UNLESS(id, suite_name, skip_fn, ...)                   \
 	static const struct test_case id##_cases[] = {__VA_ARGS__,   \
 	                                              {NULL, NULL}}; \
 	extern const struct test_suite suite_##id;                   \
-	const struct test_suite suite_##id = {suite_name, id##_cases}
+	const struct test_suite suite_##id = {suite_name, id##_cases, skip_fn}
 
 /* Status must be DSM_OK; prints its name otherwise. */
 #define MUST_OK(expr)                                                       \

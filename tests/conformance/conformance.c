@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "../../dsm/wire/wire.h"
@@ -13,48 +12,52 @@
 #define LIMIT (2 * MIB)
 #define PATIENCE dsm__deadline_ms(20000)
 
-/* Two conns, or one and the raw other end (when b is NULL). */
 struct ends {
+	const struct conformance *t;
 	struct dsm_conn *a, *b;
-	int raw;
 };
+
+int
+conformance_sockets(const struct dsm_conn_ops *ops, int (*pair)(int *fds_p),
+                    uint32_t max_body, struct dsm_conn *c_p[2])
+{
+	int fds[2];
+	int err = pair(fds);
+
+	if (err != DSM_OK)
+		return err;
+	err = dsm__conn_create(ops, fds[0], max_body, &c_p[0]);
+	if (err != DSM_OK) {
+		close(fds[1]);
+		return err;
+	}
+	err = dsm__conn_create(ops, fds[1], max_body, &c_p[1]);
+	if (err != DSM_OK)
+		dsm__conn_close(c_p[0]);
+	return err;
+}
 
 static void
 open_ends(const struct conformance *t, uint32_t max_body, struct ends *e)
 {
-	int fds[2];
+	struct dsm_conn *c[2];
 
-	MUST_OK(t->pair(fds));
-	MUST_OK(dsm__conn_create(t->ops, fds[0], max_body, &e->a));
-	MUST_OK(dsm__conn_create(t->ops, fds[1], max_body, &e->b));
-	e->raw = -1;
+	MUST_OK(t->open(max_body, c));
+	*e = (struct ends){t, c[0], c[1]};
 }
 
 static void
-open_raw(const struct conformance *t, uint32_t max_body, struct ends *e)
+close_b(struct ends *e)
 {
-	int fds[2];
-
-	MUST_OK(t->pair(fds));
-	MUST_OK(dsm__conn_create(t->ops, fds[0], max_body, &e->a));
+	dsm__conn_close(e->b);
 	e->b = NULL;
-	e->raw = fds[1];
-}
-
-static void
-close_raw(struct ends *e)
-{
-	if (e->raw >= 0)
-		close(e->raw);
-	e->raw = -1;
 }
 
 static void
 close_ends(struct ends *e)
 {
 	dsm__conn_close(e->a);
-	dsm__conn_close(e->b);
-	close_raw(e);
+	close_b(e);
 }
 
 /* Byte i of the body of frame tag. */
@@ -117,10 +120,36 @@ wait_error(struct dsm_conn *c)
 	return dsm__conn_recv_wait(c, PATIENCE, 0, &f, NULL);
 }
 
+/* Bytes, not frames, from b to a. */
 static void
-must_write(int fd, const void *p, size_t n)
+must_write(const struct ends *e, const void *p, size_t n)
 {
-	MUST_BE(send(fd, p, n, MSG_NOSIGNAL), n);
+	uint64_t until = PATIENCE;
+
+	while (n > 0) {
+		struct iovec v = {(void *)p, n};
+		ssize_t put = e->t->ops->writev(e->b, &v, 1);
+
+		MUST(put > 0 || put == DSM_EAGAIN);
+		MUST(dsm__now() < until);
+		if (put > 0) {
+			p = (const uint8_t *)p + put;
+			n -= (size_t)put;
+		}
+	}
+}
+
+/* A sleeper is woken by what comes. */
+static void
+must_wake(struct dsm_conn *c)
+{
+	struct pollfd p = {.fd = dsm__conn_fd(c)};
+	int events;
+
+	if (dsm__conn_arm(c, POLLIN, &events) == DSM_EAGAIN)
+		return;
+	p.events = (short)events;
+	MUST_BE(poll(&p, 1, 5000), 1);
 }
 
 static void
@@ -143,8 +172,10 @@ conformance_frames_arrive_whole_and_in_order(const struct conformance *t)
 	open_ends(t, LIMIT, &e);
 	for (uint64_t i = 0; i < 100; i++)
 		MUST_OK(send_pattern(e.a, i, i * 13));
-	for (uint64_t i = 0; i < 100; i++)
+	for (uint64_t i = 0; i < 100; i++) {
+		dsm__conn_flush(e.a);
 		must_recv(e.b, i, i * 13);
+	}
 	close_ends(&e);
 }
 
@@ -270,13 +301,13 @@ conformance_many_frames_in_one_read_are_handed_out_one_by_one(
 	uint8_t all[N * 18];
 	struct ends e;
 
-	open_raw(t, LIMIT, &e);
+	open_ends(t, LIMIT, &e);
 	for (size_t i = 0; i < N; i++) {
 		put_header(all + i * 18, 2, DSM_VERSION);
 		all[i * 18 + 16] = pattern(42, 0);
 		all[i * 18 + 17] = pattern(42, 1);
 	}
-	must_write(e.raw, all, sizeof(all));
+	must_write(&e, all, sizeof(all));
 	for (size_t i = 0; i < N; i++)
 		must_recv(e.a, 42, 2);
 	close_ends(&e);
@@ -290,16 +321,14 @@ conformance_a_frame_arrives_byte_by_byte(const struct conformance *t)
 	struct dsm_frame f;
 	struct ends e;
 
-	open_raw(t, LIMIT, &e);
+	open_ends(t, LIMIT, &e);
 	put_header(bytes, LEN, DSM_VERSION);
 	for (size_t i = 0; i < LEN; i++)
 		bytes[16 + i] = pattern(42, i);
 	for (size_t i = 0; i < sizeof(bytes); i++) {
-		struct pollfd p = {.fd = dsm__conn_fd(e.a), .events = POLLIN};
-
 		MUST_BE(dsm__conn_recv(e.a, &f), DSM_EAGAIN);
-		must_write(e.raw, bytes + i, 1);
-		MUST_BE(poll(&p, 1, 5000), 1);
+		must_write(&e, bytes + i, 1);
+		must_wake(e.a);
 	}
 	MUST_OK(dsm__conn_recv(e.a, &f));
 	must_be_pattern(&f, 42, LEN);
@@ -314,17 +343,18 @@ conformance_a_large_frame_is_not_read_beyond_its_end(
 	uint8_t *bytes = make_body(0, 16 + LEN + 5);
 	static const uint8_t after[] = {1, 2, 3, 4, 5};
 	uint8_t left[64];
+	struct iovec v = {left, sizeof(left)};
 	struct dsm_frame f;
 	struct ends e;
 
-	open_raw(t, LIMIT, &e);
+	open_ends(t, LIMIT, &e);
 	put_header(bytes, LEN, DSM_VERSION);
 	for (size_t i = 0; i < LEN; i++)
 		bytes[16 + i] = pattern(42, i);
 	memcpy(bytes + 16 + LEN, after, sizeof(after));
-	must_write(e.raw, bytes, 16 + LEN + 5);
+	must_write(&e, bytes, 16 + LEN + 5);
 	must_recv(e.a, 42, LEN);
-	MUST_BE(recv(dsm__conn_fd(e.a), left, sizeof(left), 0), 5);
+	MUST_BE(t->ops->readv(e.a, &v, 1), 5);
 	MUST(memcmp(left, after, sizeof(after)) == 0);
 	MUST_BE(dsm__conn_recv(e.a, &f), DSM_EAGAIN);
 	close_ends(&e);
@@ -372,14 +402,14 @@ conformance_garbage_is_a_protocol_error(const struct conformance *t)
 	uint8_t h[16];
 	struct ends e;
 
-	open_raw(t, LIMIT, &e);
-	must_write(e.raw, garbage, sizeof(garbage) - 1);
+	open_ends(t, LIMIT, &e);
+	must_write(&e, garbage, sizeof(garbage) - 1);
 	MUST_BE(wait_error(e.a), DSM_EPROTO);
 	close_ends(&e);
 
-	open_raw(t, LIMIT, &e);
+	open_ends(t, LIMIT, &e);
 	put_header(h, 0, DSM_VERSION + 1);
-	must_write(e.raw, h, sizeof(h));
+	must_write(&e, h, sizeof(h));
 	MUST_BE(wait_error(e.a), DSM_EPROTO);
 	close_ends(&e);
 }
@@ -414,9 +444,9 @@ conformance_half_a_frame_and_a_close_is_a_lost_connection(
 	for (size_t n = 1; n < sizeof(bytes); n++) {
 		memset(bytes, 0, sizeof(bytes));
 		put_header(bytes, sizeof(bytes) - 16, DSM_VERSION);
-		open_raw(t, LIMIT, &e);
-		must_write(e.raw, bytes, n);
-		close_raw(&e);
+		open_ends(t, LIMIT, &e);
+		must_write(&e, bytes, n);
+		close_b(&e);
 		MUST_BE(wait_error(e.a), DSM_ECONN);
 		close_ends(&e);
 	}
@@ -451,7 +481,7 @@ conformance_waiting_for_a_frame_times_out(const struct conformance *t)
 	struct ends e;
 	uint64_t start = dsm__now();
 
-	open_raw(t, LIMIT, &e);
+	open_ends(t, LIMIT, &e);
 	MUST_BE(dsm__conn_recv_wait(e.a, start + 20 * DSM_MS, DSM_MS, &f, NULL),
 	        DSM_ETIMEDOUT);
 	MUST(dsm__now() - start >= 20 * DSM_MS);

@@ -1,9 +1,19 @@
 /*
- * What every transport back-end must do. A back-end's test file names its
- * operations and a way to make a connected pair of sockets:
+ * What every transport back-end must do. A back-end's test file says how to make a
+ * connected pair, and NULL or why it cannot be tested here. Where a connection is
+ * no more than a socket:
  *
+ *   static int
+ *   open_pair(uint32_t max_body, struct dsm_conn *c_p[2])
+ *   {
+ *           return conformance_sockets(&dsm__shm_ops, dsm__shm_pair,
+ *                                      max_body, c_p);
+ *   }
  *   CONFORMANCE(dsm_transport_shm, "dsm.transport.shm", &dsm__shm_ops,
- *       dsm__shm_pair);
+ *               open_pair, NULL);
+ *
+ * Bytes that no connection would send are written with the operations of one
+ * whose framing is left out.
  */
 #ifndef TESTS_CONFORMANCE_H
 #define TESTS_CONFORMANCE_H
@@ -13,8 +23,10 @@
 
 struct conformance {
 	const struct dsm_conn_ops *ops;
-	int (*pair)(int fds_p[2]);
+	int (*open)(uint32_t max_body, struct dsm_conn *c_p[2]);
 };
+int conformance_sockets(const struct dsm_conn_ops *ops, int (*pair)(int *fds_p),
+                        uint32_t max_body, struct dsm_conn *c_p[2]);
 
 #define CONFORMANCE_CASES(X)                                 \
 	X(frames_arrive_whole_and_in_order)                  \
@@ -49,9 +61,10 @@ CONFORMANCE_CASES(CONFORMANCE_DECLARE_)
 	}
 #define CONFORMANCE_CASE_(fn) T(test_##fn),
 
-#define CONFORMANCE(id, name, ops_, pair_)                                   \
-	static const struct conformance conformance_backend = {ops_, pair_}; \
+#define CONFORMANCE(id, name, ops_, open_, skip_)                            \
+	static const struct conformance conformance_backend = {ops_, open_}; \
 	CONFORMANCE_CASES(CONFORMANCE_WRAP_)                                 \
-	SUITE(id, name, CONFORMANCE_CASES(CONFORMANCE_CASE_){NULL, NULL})
+	SUITE_UNLESS(id, name, skip_,                                        \
+	             CONFORMANCE_CASES(CONFORMANCE_CASE_){NULL, NULL})
 
 #endif

@@ -27,7 +27,14 @@ tcp_pair(int fds_p[2])
 	return err;
 }
 
-CONFORMANCE(dsm_transport_tcp, "dsm.transport.tcp", &dsm__tcp_ops, tcp_pair);
+static int
+open_pair(uint32_t max_body, struct dsm_conn *c_p[2])
+{
+	return conformance_sockets(&dsm__tcp_ops, tcp_pair, max_body, c_p);
+}
+
+CONFORMANCE(dsm_transport_tcp, "dsm.transport.tcp", &dsm__tcp_ops, open_pair,
+            NULL);
 
 /* Listens, connects to what it says it listens on, closes. */
 static void
