@@ -66,8 +66,9 @@ SLOT_ADDR_b := 0x3a0000000000
 
 obj = $(patsubst %,$(B)/obj/%.o,$(basename $(1)))
 
-dsm_src := $(wildcard $(addprefix dsm/,$(addsuffix /*.c,base wire transport \
-	heap image)))
+# verbs_static.c is the static slot's way to libibverbs.
+dsm_src := $(filter-out %/verbs_static.c,$(wildcard $(addprefix dsm/,\
+	$(addsuffix /*.c,base wire transport heap image))))
 coord_src := $(wildcard coordinator/core/*.c coordinator/worker/*.c \
 	coordinator/worker/*.S)
 client_src := $(wildcard taskrt/client/*.c)

@@ -23,6 +23,7 @@ may[examples]=""
 declare -A home=(
 	[lz4.h]='dsm/wire/packdiff.c'
 	[urcu]='dsm/heap/*|taskrt/client/*'
+	[infiniband]='dsm/transport/verbs*|bench/*'
 	[uv.h]='dsm/transport/loop.*|coordinator/*|taskrt/client/*'
 	[png.h]='examples/*'
 	[CUnit]='tests/*'

@@ -3,7 +3,7 @@
 # root; otherwise say which). Does nothing where there is no dpkg.
 set -eu
 
-build="gcc make libc6-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev"
+build="gcc make libc6-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev libibverbs-dev"
 test="$build binutils iproute2 man-db pkg-config procps"
 lint="clang-format clang-tidy git mandoc shellcheck"
 # make CC=clang, make fuzz

@@ -128,7 +128,7 @@ dsm__conn_close(struct dsm_conn *c)
 {
 	if (c == NULL)
 		return;
-	c->ops->close(c);
+	(c->next_ops != NULL ? c->next_ops : c->ops)->close(c);
 	free(c->in);
 	free(c->out);
 	free(c);
@@ -138,7 +138,7 @@ void
 dsm__conn_forget(struct dsm_conn *c)
 {
 	if (c != NULL)
-		c->ops->forget(c);
+		(c->next_ops != NULL ? c->next_ops : c->ops)->forget(c);
 }
 
 int

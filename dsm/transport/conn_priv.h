@@ -6,8 +6,10 @@
 
 struct dsm_conn {
 	const struct dsm_conn_ops *ops; /* changes when verbs goes over */
-	void *back;                     /* of the back-end; NULL for sockets */
-	int fd;                         /* the socket; const after create */
+	/* Of the back-end that is offered but not in use; it closes then. */
+	const struct dsm_conn_ops *next_ops;
+	void *back;        /* of the back-end; NULL for sockets */
+	int fd;            /* the socket; const after create */
 	int poll_fd;       /* dsm__conn_fd: fd, or the back-end's */
 	uint32_t max_body; /* const after create */
 	int in_err;        /* why recv FAILED, or DSM_OK */

@@ -39,6 +39,8 @@
 #include "../wire/wire.h"
 #include "conn.h" /* also dsm__conn_why, dsm__conn_forget */
 
+extern const struct dsm_conn_ops dsm__verbs_ops; /* dsm__conn_verbs_go only */
+
 struct dsm_verbs;
 struct dsm_verbs_domain;
 struct dsm_verbs_region;

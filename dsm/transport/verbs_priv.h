@@ -1,0 +1,56 @@
+/* What verbs.c (devices, domains, regions) and verbs_conn.c (queue pairs) share. */
+#ifndef DSM_TRANSPORT_VERBS_PRIV_H
+#define DSM_TRANSPORT_VERBS_PRIV_H
+
+#include "verbs.h"
+#include "verbs_lib.h"
+
+/*
+ * Sizes of a queue pair. A link on a fabric of 100 Gbit/s and 5 us holds 64 KiB:
+ * the receive buffers are several of it, and little locked memory all the same.
+ */
+#define VERBS_DEPTH 32u /* default; receive buffers that credits pay for */
+#define VERBS_DEPTH_MIN 4u
+#define VERBS_DEPTH_MAX 1024u
+#define VERBS_EMPTIES 3u     /* more receives: for SENDs without data */
+#define VERBS_BUF_LEN 16384u /* of a receive buffer, and of a send buffer */
+#define VERBS_SENDS 16u      /* send buffers */
+#define VERBS_READS 32u      /* READs in flight */
+#define VERBS_INLINE 188u    /* bytes we would like to send without a buffer */
+#define VERBS_RD_ATOMIC 16u  /* READs a port works on at a time, at most */
+/* Work requests that may be in the send queue at a time. */
+#define VERBS_SQ (2 * VERBS_SENDS + VERBS_READS + VERBS_EMPTIES)
+
+struct dsm_verbs {
+	const struct verbs_lib *lib;
+	struct ibv_context *ctx;
+	uint32_t port;
+	uint32_t gid_index;
+	union ibv_gid gid;
+	int is_ethernet;
+	uint32_t lid;            /* 0 on Ethernet */
+	uint32_t mtu;            /* enum ibv_mtu */
+	uint32_t rd_atomic;      /* READs it answers at a time */
+	uint32_t init_rd_atomic; /* READs it has under way at a time */
+	uint32_t depth;
+	char name[64];  /* "rxe0 port 1" */
+	char text[200]; /* dsm__verbs_text */
+};
+
+struct dsm_verbs_domain {
+	struct dsm_verbs *v;
+	struct ibv_pd *pd;
+};
+
+/* Make a queue pair with its buffers, and throw it away. */
+int dsm__verbs_probe(struct dsm_verbs *v, struct dsm_error *e);
+/* Bytes that the buffers of one queue pair pin. */
+size_t dsm__verbs_pinned(uint32_t depth);
+/*
+ * A registration that failed with err (errno): e says what, how much and what to
+ * do. DSM_ENOMEM or DSM_ESYS.
+ */
+int dsm__verbs_no_memory(const struct dsm_verbs *v, size_t len, int err,
+                         struct dsm_error *e);
+
+#endif
