@@ -27,8 +27,6 @@
 #define COORD_NAME_MAX 96
 #define COORD_REASON_MAX 200
 #define COORD_CPU_MAX 256
-/* Task arenas of a session: as many slots may serve it in its life. */
-#define COORD_ARENAS 1024
 /* A run that failed so often stops, unless it keeps partial results. */
 #define COORD_MAX_FAILURES 10000
 /* Even then: the verdict lists them all, in one frame. */
@@ -98,8 +96,7 @@ struct sworker {
 	struct worker_peer *worker;
 	enum sworker_state state;
 	int told;
-	int has_table; /* it was sent the session's ranges */
-	uint32_t arena_first, arena_count;
+	int has_table;                 /* it was sent the session's ranges */
 	char reason[COORD_REASON_MAX]; /* UNFIT */
 	/* How its newest slot reaches the client, "": it has not said. */
 	char transport[16], link_text[COORD_REASON_MAX];
@@ -119,10 +116,7 @@ struct session {
 	size_t cpu_len;
 	TAILQ_HEAD(, sworker) workers;
 	uint64_t n_slots; /* of the TOLD ones */
-	/* Arenas given out. Never again: what tasks allocated there lives on
-	 * in the client. */
-	uint32_t arenas_used;
-	uint8_t *table; /* newest ranges, packed */
+	uint8_t *table;   /* newest ranges, packed */
 	uint32_t n_ranges;
 	uint64_t last_run;
 	uint64_t next_attempt;

@@ -101,8 +101,6 @@ send_session(struct sworker *sw)
 	    .key = {s->key, DSM_KEY_LEN},
 	    .addr = dsm__str(s->addr),
 	    .name = dsm__str(s->name),
-	    .arena_first = sw->arena_first,
-	    .arena_count = sw->arena_count,
 	};
 
 	coord__peer_send_buf(s->k, sw->worker->peer, DSM_MSG_SESSION,
@@ -131,26 +129,6 @@ coord__session_meet(struct session *s, struct worker_peer *w)
 		coord__sworker_unfit(sw, reason);
 		return DSM_OK;
 	}
-	if (s->arenas_used + (uint64_t)w->n_slots > COORD_ARENAS) {
-		char reason[128];
-
-		if (w->n_slots > COORD_ARENAS)
-			snprintf(reason, sizeof(reason),
-			         "it has %u slots, and a program can use %d; "
-			         "start it with fewer",
-			         w->n_slots, COORD_ARENAS);
-		else
-			snprintf(reason, sizeof(reason),
-			         "it has %u slots, and %u have served this "
-			         "session, which may be %d at most; start the "
-			         "program again",
-			         w->n_slots, s->arenas_used, COORD_ARENAS);
-		coord__sworker_unfit(sw, reason);
-		return DSM_OK;
-	}
-	sw->arena_first = s->arenas_used;
-	sw->arena_count = (uint32_t)w->n_slots;
-	s->arenas_used += sw->arena_count;
 	sw->state = SWORKER_TOLD;
 	sw->told = 1;
 	s->n_slots += w->n_slots;

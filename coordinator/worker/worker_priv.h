@@ -82,7 +82,7 @@ enum kill_why {
 
 struct wslot {
 	struct wsession *ss; /* const */
-	uint32_t number;     /* const: its task arena */
+	uint32_t number;     /* const: in the session, on this worker */
 	enum wslot_state state;
 	enum kill_why kill_why;
 	unsigned variant; /* slot program it was started with */

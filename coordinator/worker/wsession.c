@@ -518,8 +518,7 @@ session_find(struct worker *w, uint64_t id)
 int
 session_open(struct worker *w, const struct dsm_msg_session *m)
 {
-	unsigned n =
-	    w->p.n_slots < m->arena_count ? w->p.n_slots : m->arena_count;
+	unsigned n = w->p.n_slots;
 	struct dsm_error e = {0};
 	struct wsession *ss;
 
@@ -536,7 +535,7 @@ session_open(struct worker *w, const struct dsm_msg_session *m)
 	dsm__str_copy(ss->addr, sizeof(ss->addr), m->addr);
 	STAILQ_INIT(&ss->queue);
 	for (unsigned i = 0; i < n; i++)
-		slot_init(&ss->slots[i], ss, m->arena_first + i);
+		slot_init(&ss->slots[i], ss, i);
 	LIST_INSERT_HEAD(&w->sessions, ss, link);
 	if (dsm__image_create(&ss->image, &e) != DSM_OK)
 		session_unfit(ss, e.text);

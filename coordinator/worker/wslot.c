@@ -97,8 +97,7 @@ memory_file(const char *name, uint64_t size, int *fd_p)
 }
 
 /*
- * The control page is made once and handed on to the slot's later processes: what
- * one leaves there for its successor (how far its arena is used) stays.
+ * The control page is made once and handed on to the slot's later processes.
  */
 static int
 open_ctl(struct wslot *s)

@@ -1,8 +1,11 @@
 /*
  * Ranges for task arenas, and taking over what tasks left in them.
  *
- * The arena's metadata (task_arena.h) are descriptors and slot words like ours,
- * at the end of the range itself. They came from another machine with the
+ * A range is reserved for several arenas, one behind the other; each is cut out
+ * of it when it comes back. What of a range no block lies in is free again.
+ *
+ * An arena's metadata (task_arena.h) are descriptors and slot words like ours,
+ * at the end of the arena itself. They came from another machine with the
  * task's write set, so they are input: all are checked before anything changes,
  * and copied, because metadata do not live in user pages and later writes to
  * them must not show in a run.
@@ -13,7 +16,8 @@
 #include <string.h>
 
 void *
-dsm__alloc_reserve(struct dsm_alloc *a, size_t len, bool upper, bool *zeroed_p)
+dsm__alloc_reserve(struct dsm_alloc *a, size_t len, bool upper, uint64_t owner,
+                   bool *zeroed_p)
 {
 	struct dsm_span *s;
 
@@ -21,6 +25,10 @@ dsm__alloc_reserve(struct dsm_alloc *a, size_t len, bool upper, bool *zeroed_p)
 		return NULL;
 	pthread_mutex_lock(&a->page_lock);
 	s = dsm__runs_reserve(&a->runs, len >> DSM_PAGE_SHIFT, upper);
+	if (s != NULL) {
+		s->size = owner;
+		dsm__runs_mark(&a->runs, s); /* found by any page of it */
+	}
 	pthread_mutex_unlock(&a->page_lock);
 	if (s == NULL)
 		return NULL;
@@ -28,32 +36,103 @@ dsm__alloc_reserve(struct dsm_alloc *a, size_t len, bool upper, bool *zeroed_p)
 	return s->base;
 }
 
-/* Page lock. The reserved span that starts at base. */
+/* Page lock. The owner's reserved span that holds all of [base, base + len). */
 static struct dsm_span *
-reserved_at(struct dsm_alloc *a, const char *base)
+reserved_around(struct dsm_alloc *a, const char *base, uint64_t len,
+                uint64_t owner)
 {
 	uint64_t off = (uint64_t)(base - a->base);
 	struct dsm_span *s =
 	    off < a->size ? dsm__runs_lookup(&a->runs, off >> DSM_PAGE_SHIFT)
 	                  : NULL;
 
-	return s != NULL && s->kind == DSM_SPAN_RESERVED && s->base == base
-	           ? s
-	           : NULL;
+	if (s == NULL || s->kind != DSM_SPAN_RESERVED || s->size != owner)
+		return NULL;
+	off = (uint64_t)(base - s->base);
+	return len <= (s->n_pages << DSM_PAGE_SHIFT) - off ? s : NULL;
 }
 
 void
-dsm__alloc_unreserve(struct dsm_alloc *a, void *base, bool written)
+dsm__alloc_unreserve(struct dsm_alloc *a, void *base, uint64_t len,
+                     uint64_t owner, bool written)
 {
-	struct dsm_span *s;
+	uint64_t page = (uint64_t)((char *)base - a->base) >> DSM_PAGE_SHIFT;
+	uint64_t end = page + (len >> DSM_PAGE_SHIFT);
 
 	pthread_mutex_lock(&a->page_lock);
-	s = reserved_at(a, base);
-	if (s != NULL) {
+	while (page < end) {
+		struct dsm_span *s = dsm__runs_around(&a->runs, page);
+
+		if (s == NULL)
+			break;
+		page = s->start + s->n_pages;
+		if (s->kind != DSM_SPAN_RESERVED || s->size != owner)
+			continue;
 		s->zeroed = s->zeroed && !written;
 		dsm__runs_give(&a->runs, s);
 	}
 	pthread_mutex_unlock(&a->page_lock);
+}
+
+/* Page lock. Cut a reserved span in two; the second part, NULL: no memory. */
+static struct dsm_span *
+split_reserved(struct dsm_alloc *a, struct dsm_span *s, uint64_t n)
+{
+	struct dsm_span *rest = dsm__runs_split(&a->runs, s, n);
+
+	if (rest == NULL)
+		return NULL;
+	rest->kind = DSM_SPAN_RESERVED;
+	rest->size = s->size;
+	rest->zeroed = s->zeroed;
+	dsm__runs_mark(&a->runs, rest);
+	return rest;
+}
+
+/* Page lock. [base, base + len) of a reserved span as a span of its own. */
+static struct dsm_span *
+carve(struct dsm_alloc *a, struct dsm_span *s, const char *base, uint64_t len)
+{
+	uint64_t before = (uint64_t)(base - s->base) >> DSM_PAGE_SHIFT;
+
+	len >>= DSM_PAGE_SHIFT;
+	if (before > 0)
+		s = split_reserved(a, s, before);
+	if (s == NULL || (s->n_pages > len && !split_reserved(a, s, len)))
+		return NULL;
+	return s;
+}
+
+uint64_t
+dsm__alloc_abandon(struct dsm_alloc *a, void *base, uint64_t len)
+{
+	uint64_t page = (uint64_t)((char *)base - a->base) >> DSM_PAGE_SHIFT;
+	uint64_t end = page + (len >> DSM_PAGE_SHIFT), n_lost = 0;
+
+	pthread_mutex_lock(&a->page_lock);
+	while (page < end) {
+		struct dsm_span *s = dsm__runs_around(&a->runs, page);
+		uint64_t n;
+
+		if (s == NULL)
+			break;
+		n = s->start + s->n_pages - page;
+		n = n < end - page ? n : end - page;
+		if (s->kind == DSM_SPAN_RESERVED) {
+			struct dsm_span *cut =
+			    carve(a, s, a->base + (page << DSM_PAGE_SHIFT),
+			          n << DSM_PAGE_SHIFT);
+
+			/* Without memory for the cut all of it is lost. */
+			s = cut != NULL ? cut : s;
+			s->kind = DSM_SPAN_BUSY;
+			dsm__runs_count(&a->runs, s->n_pages);
+			n_lost += n;
+		}
+		page += n;
+	}
+	pthread_mutex_unlock(&a->page_lock);
+	return n_lost;
 }
 
 static struct dsm_span *
@@ -175,7 +254,7 @@ check_all(const struct dsm_task_view *v)
 }
 
 int
-dsm__alloc_adopt(struct dsm_alloc *a, void *base, size_t len)
+dsm__alloc_adopt(struct dsm_alloc *a, void *base, size_t len, uint64_t owner)
 {
 	struct dsm_task_view v;
 	struct dsm_span *range;
@@ -184,15 +263,19 @@ dsm__alloc_adopt(struct dsm_alloc *a, void *base, size_t len)
 	for (unsigned c = 0; c < DSM_N_CLASSES; c++)
 		pthread_mutex_lock(&a->classes[c].lock);
 	pthread_mutex_lock(&a->page_lock);
-	range = reserved_at(a, base);
-	if (range == NULL || range->n_pages << DSM_PAGE_SHIFT != len)
+	range = (len & DSM_PAGE_MASK) == 0 && len > 0
+	            ? reserved_around(a, base, len, owner)
+	            : NULL;
+	if (range == NULL)
 		err = DSM_EINVAL;
 	else if (dsm__task_view_open(&v, base, len) != DSM_OK)
 		err = DSM_EPROTO;
 	else
 		err = check_all(&v);
-	if (err == DSM_OK)
-		err = adopt_all(a, range, &v);
+	if (err == DSM_OK) {
+		range = carve(a, range, base, len);
+		err = range != NULL ? adopt_all(a, range, &v) : DSM_ENOMEM;
+	}
 	pthread_mutex_unlock(&a->page_lock);
 	for (unsigned c = 0; c < DSM_N_CLASSES; c++)
 		pthread_mutex_unlock(&a->classes[c].lock);

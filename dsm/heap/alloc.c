@@ -303,6 +303,13 @@ take_slot(struct dsm_alloc *a, unsigned cls, struct dsm_tcache **tc_p,
 	return true;
 }
 
+/* NULL: none, or no memory for one. */
+static inline struct dsm_tcache *
+cache_of(struct dsm_alloc *a)
+{
+	return likely(!a->params.uncached) ? dsm__tcache(a) : NULL;
+}
+
 static void
 count(struct dsm_alloc *a, struct dsm_tcache *tc, int64_t bytes, int64_t blocks)
 {
@@ -492,7 +499,7 @@ free_large(struct dsm_alloc *a, struct dsm_span *s, void *p)
 	pthread_mutex_unlock(&a->page_lock);
 	if (!mine)
 		bad_pointer(a, p);
-	count(a, dsm__tcache(a), -(int64_t)s->size, -1);
+	count(a, cache_of(a), -(int64_t)s->size, -1);
 	give_run(a, s);
 }
 
@@ -551,7 +558,7 @@ dsm__alloc_free(struct dsm_alloc *a, void *p)
 		forget_label(a, s, p);
 	atomic_store_explicit(c.word, 0, memory_order_relaxed);
 
-	struct dsm_tcache *tc = dsm__tcache(a);
+	struct dsm_tcache *tc = cache_of(a);
 
 	count(a, tc, -(int64_t)dsm__word_size(word, s->slot_size), -1);
 	if (unlikely(tc == NULL)) {
@@ -713,7 +720,7 @@ dsm__alloc_realloc(struct dsm_alloc *a, void *p, size_t size, void *ra)
 	}
 	if (is_small(s) ? resize_slot(a, s, p, size, &old, ra)
 	                : resize_run(a, s, p, size, &old, ra)) {
-		count(a, dsm__tcache(a), (int64_t)size - (int64_t)old, 0);
+		count(a, cache_of(a), (int64_t)size - (int64_t)old, 0);
 		return p;
 	}
 	q = dsm__alloc_malloc(a, size, ra);

@@ -80,6 +80,10 @@ struct dsm_alloc_params {
 	void *(*meta_map)(void *ctx, size_t len);
 	void (*meta_unmap)(void *ctx, void *p, size_t len);
 
+	/* Freed slots go back to their spans at once, not to thread caches: for
+	 * a region whose free pages shall soon be free. */
+	bool uncached;
+
 	void *ctx; /* of the callbacks */
 };
 
@@ -161,33 +165,40 @@ void dsm__alloc_fork_parent(struct dsm_alloc *a);
 void dsm__alloc_fork_child(struct dsm_alloc *a);
 
 /*
- * dsm__alloc_reserve - a range for a task arena.
+ * dsm__alloc_reserve - a range for task arenas.
  *
  * len         bytes, multiple of the page size
  * upper       from the upper end of the region, so that it does not raise high
  *             water; else from the lowest place where it fits
+ * owner       to be named when the range is used or given back
  * zeroed_p    [out] the range was never used and reads as zero
  * Returns     its start; NULL when there is no room
  * Owns        the caller: adopt or unreserve it
  */
 void *dsm__alloc_reserve(struct dsm_alloc *a, size_t len, bool upper,
-                         bool *zeroed_p);
+                         uint64_t owner, bool *zeroed_p);
 
-/* Give a reserved range back; written: it may have been written to. */
-void dsm__alloc_unreserve(struct dsm_alloc *a, void *base, bool written);
+/* Give back what of [base, base + len) the owner still has: parts may have been
+ * adopted, freed and reserved again. written: it may have been written to. */
+void dsm__alloc_unreserve(struct dsm_alloc *a, void *base, uint64_t len,
+                          uint64_t owner, bool written);
+
+/* What of [base, base + len) is still reserved is lost for good: something may
+ * be in use there that nobody knows. Returns the pages of it. */
+uint64_t dsm__alloc_abandon(struct dsm_alloc *a, void *base, uint64_t len);
 
 /*
  * dsm__alloc_adopt - take over the blocks of a committed task arena.
  *
- * base, len   as reserved; the range holds what the task's pages held. Only for
- *             tasks whose dsm__task_arena_seal said that blocks are alive:
- *             otherwise unreserve
+ * base, len   the arena's, within a reserved range; it holds what the task's
+ *             pages held. Only for arenas that were sealed: otherwise unreserve
  * Returns     DSM_OK: the blocks are found and freed like any other, the rest
- * of the range is free. DSM_EPROTO when the arena's metadata make no sense
+ * of the arena is free. DSM_EPROTO when the arena's metadata make no sense
  * (they come from another machine: every number is checked); DSM_EINVAL when no
- * such range is reserved: nothing changed. DSM_ENOMEM: some blocks may be
+ * such range is the owner's: nothing changed. DSM_ENOMEM: some blocks may be
  * unknown to the allocator
  */
-int dsm__alloc_adopt(struct dsm_alloc *a, void *base, size_t len);
+int dsm__alloc_adopt(struct dsm_alloc *a, void *base, size_t len,
+                     uint64_t owner);
 
 #endif

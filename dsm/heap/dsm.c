@@ -50,6 +50,13 @@ dsm__heap_set_task(const volatile uint32_t *flag,
 	task_flag = flag;
 }
 
+static void *
+at(uint64_t addr)
+{
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr) */
+	return (void *)(uintptr_t)addr;
+}
+
 /* --- locks --- */
 
 void
@@ -64,10 +71,31 @@ dsm__heap_unlock(struct dsm_heap *h)
 	pthread_mutex_unlock(&h->lock);
 }
 
+/* Loans that have ended: what no block lies in is free again. */
+static void
+take_back(struct dsm_heap *h)
+{
+	size_t kept = 0;
+
+	pthread_mutex_lock(&h->loan_lock);
+	for (size_t i = 0; i < h->n_loans; i++) {
+		struct dsm_loan l = h->loans[i];
+
+		if (l.ended)
+			dsm__alloc_unreserve(h->arenas, at(l.base), l.len,
+			                     l.stamp, true);
+		else
+			h->loans[kept++] = l;
+	}
+	h->n_loans = kept;
+	pthread_mutex_unlock(&h->loan_lock);
+}
+
 void
 dsm__heap_run_begin(struct dsm_heap *h)
 {
-	h->n_runs++;
+	if (h->n_runs++ == 0)
+		take_back(h);
 }
 
 void
@@ -90,6 +118,13 @@ release(void *ctx, void *p, size_t len)
 	pthread_mutex_unlock(&h->lock);
 }
 
+/* The arenas' area begins at the end of the program's. */
+static uint64_t
+used_of(const struct dsm_heap *h, uint64_t high, uint64_t arenas_high)
+{
+	return arenas_high > 0 ? h->user_size + arenas_high : high;
+}
+
 /* --- fork --- */
 
 static void
@@ -102,15 +137,13 @@ fork_prepare(void)
 	if (h == NULL)
 		return;
 	dsm__heap_lock(h);
-	pthread_mutex_lock(&h->arena_lock);
+	pthread_mutex_lock(&h->loan_lock);
 	/* Allocators first: the heap must not grow while its used part is made
 	 * ready for the child. */
 	dsm__alloc_fork_prepare(h->alloc);
-	for (size_t i = 0; i < h->n_arenas; i++)
-		dsm__alloc_fork_prepare(h->arenas[i].alloc);
-	used = dsm__alloc_high_water_forking(h->alloc);
-	if (h->arena_top > h->base + used)
-		used = h->arena_top - h->base;
+	dsm__alloc_fork_prepare(h->arenas);
+	used = used_of(h, dsm__alloc_high_water_forking(h->alloc),
+	               dsm__alloc_high_water_forking(h->arenas));
 	dsm__views_fork_prepare(h->views, used);
 }
 
@@ -121,10 +154,9 @@ fork_parent(void)
 
 	if (h != NULL) {
 		dsm__views_fork_parent(h->views);
-		for (size_t i = h->n_arenas; i-- > 0;)
-			dsm__alloc_fork_parent(h->arenas[i].alloc);
+		dsm__alloc_fork_parent(h->arenas);
 		dsm__alloc_fork_parent(h->alloc);
-		pthread_mutex_unlock(&h->arena_lock);
+		pthread_mutex_unlock(&h->loan_lock);
 		dsm__heap_unlock(h);
 	}
 	pthread_mutex_unlock(&make_lock);
@@ -143,11 +175,13 @@ fork_child(void)
 			          dsm__strerror(err));
 			abort();
 		}
-		for (size_t i = h->n_arenas; i-- > 0;)
-			dsm__alloc_fork_child(h->arenas[i].alloc);
+		dsm__alloc_fork_child(h->arenas);
 		dsm__alloc_fork_child(h->alloc);
 		h->n_runs = 0;
-		pthread_mutex_unlock(&h->arena_lock);
+		/* They were the parent's slots'. */
+		for (size_t i = 0; i < h->n_loans; i++)
+			h->loans[i].ended = 1;
+		pthread_mutex_unlock(&h->loan_lock);
 		dsm__heap_unlock(h);
 	}
 	pthread_mutex_unlock(&make_lock);
@@ -205,18 +239,26 @@ make(struct dsm_error *e)
 	h->size = dsm__views_size(h->views);
 	h->user_size = dsm__page_down(h->size / 4 * 3);
 	pthread_mutex_init(&h->lock, NULL);
-	pthread_mutex_init(&h->arena_lock, NULL);
+	pthread_mutex_init(&h->loan_lock, NULL);
 	if (make_map(h, e) != DSM_OK)
 		goto destroy_map;
 	params.base = dsm__views_base(h->views);
 	params.size = h->user_size;
 	int err = dsm__alloc_create(&params, &h->alloc);
+	if (err == DSM_OK) {
+		params.base = at(h->base + h->user_size);
+		params.size = h->size - h->user_size;
+		params.uncached = true;
+		err = dsm__alloc_create(&params, &h->arenas);
+	}
 	if (err != DSM_OK) {
 		dsm__fail(e, err, "dsm_malloc: no allocator: %s",
 		          dsm__strerror(err));
-		goto destroy_map;
+		goto destroy_allocs;
 	}
 	return h;
+destroy_allocs:
+	dsm__alloc_destroy(h->alloc);
 destroy_map:
 	if (h->map != NULL)
 		dsm__map_destroy(h->map);
@@ -305,37 +347,7 @@ dsm__heap_has(const void *p)
 	       atomic_load_explicit(&heap_len, memory_order_relaxed);
 }
 
-/* --- task arenas that have come back --- */
-
-/* arena_lock. Index of the first arena that ends after addr. */
-static size_t
-find_arena(const struct dsm_heap *h, uint64_t addr)
-{
-	size_t lo = 0, hi = h->n_arenas;
-
-	while (lo < hi) {
-		size_t mid = (lo + hi) / 2;
-
-		if (h->arenas[mid].base + h->arenas[mid].len <= addr)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
-uint64_t
-dsm__heap_arena_gap(uint64_t addr, uint64_t len)
-{
-	const struct dsm_heap *h = dsm__heap_peek();
-
-	if (h == NULL)
-		return addr;
-	for (size_t i = find_arena(h, addr);
-	     i < h->n_arenas && h->arenas[i].base < addr + len; i++)
-		addr = h->arenas[i].base + h->arenas[i].len;
-	return addr;
-}
+/* --- task arenas --- */
 
 static int
 is_arena_area(const struct dsm_heap *h, const void *p)
@@ -343,83 +355,97 @@ is_arena_area(const struct dsm_heap *h, const void *p)
 	return (uintptr_t)p - h->base >= h->user_size;
 }
 
-/* The allocator that p belongs to; NULL: an arena that was not adopted. */
 static struct dsm_alloc *
 alloc_of(struct dsm_heap *h, const void *p)
 {
-	struct dsm_alloc *a = NULL;
-
-	if (!is_arena_area(h, p))
-		return h->alloc;
-	/* A task has no other thread, and the lock is the program's. */
-	if (!in_task())
-		pthread_mutex_lock(&h->arena_lock);
-	size_t i = find_arena(h, (uintptr_t)p);
-	if (i < h->n_arenas && h->arenas[i].base <= (uintptr_t)p)
-		a = h->arenas[i].alloc;
-	if (!in_task())
-		pthread_mutex_unlock(&h->arena_lock);
-	return a;
+	return is_arena_area(h, p) ? h->arenas : h->alloc;
 }
 
 uint64_t
 dsm__heap_used(struct dsm_heap *h)
 {
-	uint64_t high = dsm__alloc_high_water(h->alloc);
-
-	return h->arena_top > h->base + high ? h->arena_top - h->base : high;
+	return used_of(h, dsm__alloc_high_water(h->alloc),
+	               dsm__alloc_high_water(h->arenas));
 }
 
-/* arena_lock. */
+/* loan_lock. */
 static int
-insert_arena(struct dsm_heap *h, uint64_t base, uint64_t len,
-             struct dsm_alloc *alloc)
+loans_reserve(struct dsm_heap *h)
 {
-	size_t i = find_arena(h, base);
+	size_t cap = h->cap_loans == 0 ? 16 : 2 * h->cap_loans;
+	struct dsm_loan *v;
 
-	if (i < h->n_arenas && h->arenas[i].base < base + len)
-		return DSM_EINVAL; /* overlaps one that is there */
-	if (h->n_arenas == h->cap_arenas) {
-		size_t cap = h->cap_arenas == 0 ? 16 : 2 * h->cap_arenas;
-		struct dsm_heap_arena *v = realloc(h->arenas, cap * sizeof(*v));
-
-		if (v == NULL)
-			return DSM_ENOMEM;
-		h->arenas = v;
-		h->cap_arenas = cap;
-	}
-	memmove(&h->arenas[i + 1], &h->arenas[i],
-	        (h->n_arenas - i) * sizeof(*h->arenas));
-	h->arenas[i] = (struct dsm_heap_arena){base, len, alloc};
-	h->n_arenas++;
-	if (h->arena_top < base + len)
-		h->arena_top = base + len;
+	if (h->n_loans < h->cap_loans)
+		return DSM_OK;
+	v = realloc(h->loans, cap * sizeof(*v));
+	if (v == NULL)
+		return DSM_ENOMEM;
+	h->loans = v;
+	h->cap_loans = cap;
 	return DSM_OK;
 }
 
-static int
-adopt(struct dsm_heap *h, uint64_t base, uint64_t len)
+int
+dsm__heap_lend(struct dsm_heap *h, uint64_t least, uint64_t want,
+               struct dsm_loan *loan_p)
 {
-	struct dsm_alloc_params params = {
-	    .base = (void *)(uintptr_t)base,
-	    .size = len,
-	};
-	struct dsm_alloc *a;
+	uint64_t size = h->size - h->user_size, len;
+	void *p = NULL;
 	bool zeroed;
-	int err = dsm__alloc_create(&params, &a);
+	int err;
 
-	if (err != DSM_OK)
-		return err;
-	void *p = dsm__alloc_reserve(a, len, true, &zeroed);
-	err = p == params.base ? dsm__alloc_adopt(a, p, len) : DSM_EINVAL;
-	if (err == DSM_OK) {
-		pthread_mutex_lock(&h->arena_lock);
-		err = insert_arena(h, base, len, a);
-		pthread_mutex_unlock(&h->arena_lock);
+	if (least == 0 || least > size)
+		return DSM_ENOMEM;
+	len = dsm__page_up(want < least ? least : want > size ? size : want);
+	least = dsm__page_up(least);
+	pthread_mutex_lock(&h->loan_lock);
+	err = loans_reserve(h);
+	while (err == DSM_OK && p == NULL) {
+		p = dsm__alloc_reserve(h->arenas, len, false, h->last_stamp + 1,
+		                       &zeroed);
+		if (p == NULL && len == least)
+			err = DSM_ENOMEM;
+		len = p != NULL         ? len
+		      : len / 2 > least ? dsm__page_up(len / 2)
+		                        : least;
 	}
-	if (err != DSM_OK)
-		dsm__alloc_destroy(a);
+	if (err == DSM_OK) {
+		*loan_p =
+		    (struct dsm_loan){(uintptr_t)p, len, ++h->last_stamp, 0};
+		h->loans[h->n_loans++] = *loan_p;
+	}
+	pthread_mutex_unlock(&h->loan_lock);
 	return err;
+}
+
+/* loan_lock. */
+static struct dsm_loan *
+find_loan(struct dsm_heap *h, uint64_t stamp)
+{
+	size_t lo = 0, hi = h->n_loans;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (h->loans[mid].stamp < stamp)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < h->n_loans && h->loans[lo].stamp == stamp ? &h->loans[lo]
+	                                                      : NULL;
+}
+
+void
+dsm__heap_lend_end(struct dsm_heap *h, uint64_t stamp)
+{
+	struct dsm_loan *l;
+
+	pthread_mutex_lock(&h->loan_lock);
+	l = find_loan(h, stamp);
+	if (l != NULL)
+		l->ended = 1;
+	pthread_mutex_unlock(&h->loan_lock);
 }
 
 /* dsm_free of a pointer that may be no block. */
@@ -429,8 +455,7 @@ free_if_block(struct dsm_heap *h, void *p)
 	struct dsm_alloc *a = alloc_of(h, p);
 	struct dsm_alloc_info info;
 
-	if (a != NULL && dsm__alloc_find(a, p, &info) && info.alive &&
-	    info.base == p)
+	if (dsm__alloc_find(a, p, &info) && info.alive && info.base == p)
 		dsm__alloc_free(a, p);
 }
 
@@ -438,7 +463,7 @@ free_if_block(struct dsm_heap *h, void *p)
 static void
 free_deferred(struct dsm_heap *h, uint64_t base, uint64_t len)
 {
-	struct dsm_task_root *root = (void *)(uintptr_t)base;
+	struct dsm_task_root *root = at(base);
 
 	if (root->magic != DSM_TASK_ROOT_MAGIC)
 		return;
@@ -462,7 +487,7 @@ free_deferred(struct dsm_heap *h, uint64_t base, uint64_t len)
 static void
 adopt_page(struct dsm_heap *h, uint64_t page, int *err_p)
 {
-	const uint64_t *words = (const void *)(uintptr_t)page;
+	const uint64_t *words = at(page);
 	uint64_t base = words[1], len = words[2];
 	struct dsm_task_view view;
 
@@ -470,11 +495,10 @@ adopt_page(struct dsm_heap *h, uint64_t page, int *err_p)
 	if (base < h->base + h->user_size || base > page ||
 	    ((base | len) & DSM_PAGE_MASK) != 0 ||
 	    len > h->base + h->size - base || page >= base + len ||
-	    dsm__task_view_open(&view, (void *)(uintptr_t)base, len) !=
-	        DSM_OK ||
+	    dsm__task_view_open(&view, at(base), len) != DSM_OK ||
 	    (uintptr_t)view.meta_end != page)
 		return;
-	int err = adopt(h, base, len);
+	int err = dsm__alloc_adopt(h->arenas, at(base), len, view.stamp);
 	if (err == DSM_OK)
 		free_deferred(h, base, len);
 	else if (err == DSM_ENOMEM)
@@ -482,6 +506,31 @@ adopt_page(struct dsm_heap *h, uint64_t page, int *err_p)
 	else
 		log_debug("task arena at 0x%" PRIx64 " not taken over: %s",
 		          base, dsm__strerror(err));
+}
+
+/* What tasks have left in lent pages that are in no arena now: the program may
+ * use it, so these pages are never lent again. */
+static void
+keep_strays(struct dsm_heap *h, const struct dsm_extents *changed,
+            uint64_t start)
+{
+	uint64_t n = 0;
+
+	for (size_t i = dsm__extents_find(changed, start); i < changed->n;
+	     i++) {
+		uint64_t lo = changed->v[i].start;
+		uint64_t hi = lo + changed->v[i].n_pages * DSM_PAGE;
+
+		lo = lo > start ? lo : start;
+		n += dsm__alloc_abandon(h->arenas, at(lo), hi - lo);
+	}
+	if (n == 0)
+		return;
+	h->lost = 1;
+	log_warn("%" PRIu64 " pages of blocks that tasks allocated cannot be "
+	         "used again: their allocator's state is damaged or memory "
+	         "was short",
+	         n);
 }
 
 int
@@ -498,6 +547,7 @@ dsm__heap_adopt(struct dsm_heap *h, const struct dsm_extents *changed)
 			if (x->start + k * DSM_PAGE >= start)
 				adopt_page(h, x->start + k * DSM_PAGE, &err);
 	}
+	keep_strays(h, changed, start);
 	return err;
 }
 
@@ -553,13 +603,9 @@ static void *
 move_from_arena(struct dsm_heap *h, struct dsm_alloc *a, void *p, size_t size,
                 void *ra)
 {
-	size_t old = a != NULL ? dsm__alloc_usable(a, p) : 0;
+	size_t old = dsm__alloc_usable(a, p);
 	void *q;
 
-	if (a == NULL) {
-		errno = ENOMEM;
-		return NULL;
-	}
 	if (size == 0) {
 		dsm__alloc_free(a, p);
 		return NULL;
@@ -602,7 +648,10 @@ dsm_free(void *p)
 	}
 	struct dsm_alloc *a = alloc_for(p, "dsm_free of a pointer that is in "
 	                                   "no block");
-	if (a != NULL)
+	struct dsm_heap *h = dsm__heap_peek();
+	if (a == h->arenas && h->lost)
+		free_if_block(h, p);
+	else
 		dsm__alloc_free(a, p);
 }
 
@@ -613,8 +662,7 @@ dsm_name(const void *p, const char *label)
 
 	if (h == NULL || !dsm__heap_has(p) || in_task())
 		return DSM_EINVAL;
-	struct dsm_alloc *a = alloc_of(h, p);
-	return a != NULL ? dsm__alloc_name(a, p, label) : DSM_EINVAL;
+	return dsm__alloc_name(alloc_of(h, p), p, label);
 }
 
 int
@@ -630,18 +678,13 @@ dsm_stats(struct dsm_stats *stats)
 	stats->address_space = h->size;
 	if (in_task())
 		return DSM_OK;
-	pthread_mutex_lock(&h->arena_lock);
-	for (size_t i = 0; i < h->n_arenas; i++) {
-		struct dsm_stats arena;
-
-		dsm__alloc_stats(h->arenas[i].alloc, &arena);
-		stats->allocated += arena.allocated;
-		stats->blocks += arena.blocks;
-		stats->committed += arena.committed;
-		stats->touched += arena.touched;
-		stats->peak += arena.peak;
-	}
-	pthread_mutex_unlock(&h->arena_lock);
+	struct dsm_stats arenas;
+	dsm__alloc_stats(h->arenas, &arenas);
+	stats->allocated += arenas.allocated;
+	stats->blocks += arenas.blocks;
+	stats->committed += arenas.committed;
+	stats->touched += arenas.touched;
+	stats->peak += arenas.peak;
 	return DSM_OK;
 }
 

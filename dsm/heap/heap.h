@@ -5,8 +5,9 @@
  *   base                          3/4                       size
  *   | user allocations (alloc)     | task arenas              |
  *
- * A task gets a part of the arena area to itself; what is alive in it after a
- * commit is taken over by dsm__heap_adopt.
+ * Slots borrow ranges of the arena area (dsm__heap_lend), for the arenas of their
+ * tasks; what is alive in one after a commit is taken over by dsm__heap_adopt. The
+ * program frees it like any block, and its pages can be lent again.
  *
  * Locks: dsm__heap_lock excludes freeze, commit, release of freed pages and
  * fork() from each other. Rank: above the allocator's locks, below the drive lock
@@ -26,28 +27,30 @@
 #include "task_arena.h"
 #include "views.h"
 
-/* An adopted task arena: an allocator of its own, so that its range stays what it
- * was and no other block is ever put there. */
-struct dsm_heap_arena {
+/* A range of the arena area that a slot uses. */
+struct dsm_loan {
 	uint64_t base, len;
-	struct dsm_alloc *alloc;
+	uint64_t stamp; /* never used twice in a process */
+	int ended;      /* the slot takes no more of it; its tasks may be in the
+	                 * run in flight */
 };
 
 struct dsm_heap {
-	struct dsm_views *views; /* const after create, as the next five */
-	struct dsm_alloc *alloc; /* of [base, base + user_size) */
-	struct dsm_map *map;     /* this process's address space */
+	struct dsm_views *views;  /* const after create, as the next five */
+	struct dsm_alloc *alloc;  /* of [base, base + user_size) */
+	struct dsm_alloc *arenas; /* of the rest: of blocks that came back */
+	struct dsm_map *map;      /* this process's address space */
 	uint64_t base, size;
 	uint64_t user_size;
 
 	pthread_mutex_t lock;
 	unsigned n_runs; /* lock: in flight; freed pages are kept meanwhile */
 
-	/* Adopted arenas, by address; arena_lock. */
-	pthread_mutex_t arena_lock;
-	struct dsm_heap_arena *arenas;
-	size_t n_arenas, cap_arenas;
-	uint64_t arena_top; /* end of the highest one, 0: none */
+	pthread_mutex_t loan_lock;
+	struct dsm_loan *loans; /* loan_lock; by stamp */
+	size_t n_loans, cap_loans;
+	uint64_t last_stamp;
+	_Atomic int lost; /* some blocks of tasks cannot be freed */
 };
 
 /*
@@ -66,11 +69,22 @@ int dsm__heap_has(const void *p);
 
 void dsm__heap_lock(struct dsm_heap *h);
 void dsm__heap_unlock(struct dsm_heap *h);
-/* Under the lock: a run is launched, and has ended. */
+/* Under the lock: a run is launched, and has ended. A launch takes back what was
+ * lent to slots that are gone. */
 void dsm__heap_run_begin(struct dsm_heap *h);
 void dsm__heap_run_end(struct dsm_heap *h);
 /* Under the lock: bytes from base that a freeze must look at. */
 uint64_t dsm__heap_used(struct dsm_heap *h);
+
+/*
+ * Lend a range of the arena area: `want` bytes, or less when there is no such
+ * room, but at least `least`. DSM_ENOMEM: there is not. The borrower is the only
+ * one to write there, in tasks.
+ */
+int dsm__heap_lend(struct dsm_heap *h, uint64_t least, uint64_t want,
+                   struct dsm_loan *loan_p);
+/* The borrower is gone, or has got another range. 0 is none. */
+void dsm__heap_lend_end(struct dsm_heap *h, uint64_t stamp);
 
 /*
  * After a commit, under the lock: take over the task arenas among the pages that
@@ -78,10 +92,6 @@ uint64_t dsm__heap_used(struct dsm_heap *h);
  * alone: its memory stays, its blocks cannot be freed. DSM_ENOMEM: the same.
  */
 int dsm__heap_adopt(struct dsm_heap *h, const struct dsm_extents *changed);
-
-/* In tasks: the first address from addr on where len bytes overlap no adopted
- * arena (as of the launch). */
-uint64_t dsm__heap_arena_gap(uint64_t addr, uint64_t len);
 
 /* Bytes that may be used of a live block of the default heap. Also in tasks, on
  * the program's blocks. */

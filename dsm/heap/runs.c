@@ -217,6 +217,16 @@ dsm__runs_lookup(const struct dsm_runs *r, uint64_t page)
 	}
 }
 
+struct dsm_span *
+dsm__runs_around(const struct dsm_runs *r, uint64_t page)
+{
+	struct dsm_span *s = page >= r->bot ? r->high : r->low;
+
+	while (s != NULL && !dsm__span_has(s, page))
+		s = page < s->start ? s->left : s->right;
+	return s != NULL ? s : dsm__runs_lookup(r, page);
+}
+
 /* The free run of the same zone that ends or starts at the page. */
 static struct dsm_span *
 free_at(struct dsm_runs *r, uint64_t page, bool high)

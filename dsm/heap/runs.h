@@ -83,8 +83,10 @@ void dsm__runs_desc_free(struct dsm_runs *r, struct dsm_span *s);
  */
 void dsm__runs_mark(struct dsm_runs *r, struct dsm_span *s);
 
-/* The span that holds a page, whatever its kind; NULL: never used. */
+/* The span that holds a page; NULL: never used, or in the midst of a free run. */
 struct dsm_span *dsm__runs_lookup(const struct dsm_runs *r, uint64_t page);
+/* The same, also in the midst of a free run. */
+struct dsm_span *dsm__runs_around(const struct dsm_runs *r, uint64_t page);
 
 /*
  * The map's entry for a page of the region: the right span when the page is the

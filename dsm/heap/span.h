@@ -76,7 +76,7 @@ struct dsm_span {
 			struct dsm_span *left, *right;
 			uint64_t max_pages;
 		};
-		struct { /* LARGE; its owner's too */
+		struct { /* LARGE; RESERVED: whose it is, in size */
 			uint64_t size;
 			uint64_t elem_size;
 			void *return_address;

@@ -14,7 +14,8 @@ struct header {
 	uint64_t top;      /* pages */
 	uint64_t meta_low; /* address */
 	uint64_t n_blocks;
-	uint64_t zero[2];
+	uint64_t stamp;
+	uint64_t zero;
 };
 _Static_assert(sizeof(struct header) == 64, "the page map comes next");
 
@@ -27,6 +28,7 @@ struct deferred_chunk {
 struct dsm_task_arena {
 	char *base;
 	uint64_t size;
+	uint64_t stamp;
 	char *meta_low, *meta_end; /* meta_end: the header */
 	struct dsm_runs runs;
 	struct dsm_span *partial[DSM_N_CLASSES];
@@ -72,7 +74,7 @@ meta(void *ctx, size_t n)
 
 int
 dsm__task_arena_init(void *state, size_t state_len, void *base, uint64_t size,
-                     bool zeroed, struct dsm_task_arena **ta_p)
+                     bool zeroed, uint64_t stamp, struct dsm_task_arena **ta_p)
 {
 	struct dsm_task_arena *ta = state;
 
@@ -83,6 +85,7 @@ dsm__task_arena_init(void *state, size_t state_len, void *base, uint64_t size,
 	memset(ta, 0, sizeof(*ta));
 	ta->base = base;
 	ta->size = size;
+	ta->stamp = stamp;
 	ta->meta_low = ta->meta_end = ta->base + size - tail_len(size);
 	ta->inline_cap = (state_len - sizeof(*ta)) / sizeof(void *);
 	ta->runs.base = base;
@@ -435,6 +438,7 @@ dsm__task_arena_seal(struct dsm_task_arena *ta)
 	    .top = ta->runs.top,
 	    .meta_low = (uintptr_t)ta->meta_low,
 	    .n_blocks = ta->n_blocks,
+	    .stamp = ta->stamp,
 	};
 
 	memcpy(ta->meta_end, &h, sizeof(h));
@@ -491,6 +495,7 @@ dsm__task_view_open(struct dsm_task_view *v, void *base, uint64_t len)
 		return DSM_EPROTO;
 	v->meta_low = v->base + (h.meta_low - h.base);
 	v->map = (const dsm_slot_word *)(v->meta_end + sizeof(h));
+	v->stamp = h.stamp;
 	v->top = h.top;
 	return DSM_OK;
 }

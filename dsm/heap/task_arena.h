@@ -19,8 +19,10 @@
  * A task that allocates nothing writes nothing to its arena. One whose blocks
  * are all dead again has no live page: nothing of the arena need be sent.
  *
- * Life of an arena: reserve (client) - init, malloc/free, seal (task) - commit
- * - adopt, or unreserve when the task failed or seal returned 0 (client).
+ * Life of an arena: its range is reserved (client) - init, malloc/free, seal
+ * (task) - commit - adopt (client). What was not adopted is given back with the
+ * rest of the range. A seal of an earlier life may still lie in a range that is
+ * used again: the stamp tells.
  *
  * Context: one thread at a time; no system calls, no locks, no thread-local
  * storage but errno; not in signal handlers.
@@ -48,11 +50,12 @@ struct dsm_task_arena;
  * base, size  the range: page aligned, writable; not touched before the first
  *             malloc
  * zeroed      the range reads as zero (dsm__alloc_reserve knows)
+ * stamp       the seal shows it: whose range this is
  * Returns     DSM_OK; DSM_EINVAL: too small or misaligned
  * Owns        nothing but what it was given; there is no fini
  */
 int dsm__task_arena_init(void *state, size_t state_len, void *base,
-                         uint64_t size, bool zeroed,
+                         uint64_t size, bool zeroed, uint64_t stamp,
                          struct dsm_task_arena **ta_p);
 
 /* As dsm_malloc and its family; NULL with errno when the arena is full. */
@@ -113,6 +116,7 @@ bool dsm__task_page_live(const struct dsm_task_arena *ta, const void *addr);
 struct dsm_task_view {
 	char *base;
 	const dsm_slot_word *map;
+	uint64_t stamp;
 	uint64_t top; /* pages in use, from base */
 	char *meta_low, *meta_end;
 };

@@ -90,7 +90,9 @@ void *pvalloc(size_t size);
 /*
  * What the C library frees in a task it has also forgotten there, in data that is
  * dropped with the task: in the program it still uses the block (tzset() and
- * its old time zone, fclose()). So such a free is not made up for at the commit.
+ * its old time zone, fclose()). So such a free is not made up for at the commit;
+ * but for a block of the shared heap, which libc never has for itself. (In a static
+ * program all code looks like libc's: there only such blocks are freed.)
  */
 static uintptr_t libc_start, libc_end;
 

@@ -1,4 +1,4 @@
-/* One data link: READ, ASK and WRITES of a slot. */
+/* One data link: READ, ASK, BORROW and WRITES of a slot. */
 #include "serveconn.h"
 
 #include <errno.h>
@@ -23,6 +23,8 @@ struct taskrt__serveconn {
 	struct dsm_handle *handle;
 	struct taskrt__stagemap *stage; /* NULL: bytes come in messages */
 	int known; /* HELLO was good, or we made the link ourselves */
+	uint64_t
+	    loan; /* stamp of what its slot has borrowed last; 0: nothing */
 };
 
 /* --- staging files --- */
@@ -257,6 +259,31 @@ on_ask(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	return err;
 }
 
+/* A slot that borrows again has used up what it had. */
+static int
+on_borrow(struct taskrt__serveconn *c, const struct dsm_frame *f)
+{
+	struct dsm_heap *h = c->session->heap;
+	struct dsm_msg_loan reply = {0};
+	struct dsm_msg_borrow m;
+	struct dsm_loan loan;
+	struct dsm_wbuf w = {0};
+
+	int err = dsm__decode_borrow(f->body, f->len, &m);
+	if (err != DSM_OK)
+		return err;
+	if (dsm__heap_lend(h, m.least, m.want, &loan) == DSM_OK) {
+		dsm__heap_lend_end(h, c->loan);
+		c->loan = loan.stamp;
+		reply = (struct dsm_msg_loan){loan.base, loan.len, loan.stamp};
+	}
+	err = dsm__encode_loan(&w, &reply);
+	if (err == DSM_OK)
+		err = taskrt__serveconn_send(c, DSM_MSG_LOAN, f->tag, &w);
+	dsm__wbuf_fini(&w);
+	return err;
+}
+
 /* A task's text, onto our own stdout or stderr. Where that is closed or full for
  * good, the text is lost as it would be locally. */
 static int
@@ -328,6 +355,9 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 		break;
 	case DSM_MSG_ASK:
 		err = on_ask(c, f);
+		break;
+	case DSM_MSG_BORROW:
+		err = on_borrow(c, f);
 		break;
 	case DSM_MSG_WRITES:
 		err = on_writes(c, f);
@@ -403,6 +433,7 @@ taskrt__serveconn_close(struct taskrt__serveconn *c)
 {
 	TAILQ_REMOVE(&c->session->serveconns, c, link);
 	dsm__handle_close(c->handle);
+	dsm__heap_lend_end(c->session->heap, c->loan);
 	if (c->stage != NULL)
 		c->stage->in_use = 0;
 	free(c);

@@ -1,13 +1,13 @@
 /*
  * Allocation inside a task. All of this runs as client code in a slot, on the
- * task's copy of the program's memory: one thread, no system calls.
+ * task's copy of the program's memory: one thread, no system call but our own.
  *
- * The slot gives the task a range [arena_base, arena_base + arena_size) of the
- * task page. It is used as a chain of arenas (dsm/heap/task_arena.h), each twice
- * as long as the one before, so that a task that allocates little takes little;
- * ranges that earlier tasks' blocks lie in are stepped over. Each arena has its
- * metadata at its own end, so of the whole range only arena_used bytes at the
- * front are taken, and the slot's next task starts there.
+ * The slot gives the task ranges of addresses, on demand (taskpage.h). They are
+ * used as a chain of arenas (dsm/heap/task_arena.h), each much longer than the one
+ * before, so that a task that allocates little takes little, and one that allocates
+ * very much is no special case. Each arena has its metadata at its own end, so of
+ * the last range only arena_used bytes at the front are taken, and the slot's next
+ * task starts there.
  *
  * Nobody tells us when the task ends, so every arena is sealed after each change:
  * 64 bytes.
@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../../dsm/base/page.h"
 #include "../../dsm/heap/heap.h"
@@ -29,7 +30,6 @@
 
 #define ARENAS_MAX 8u
 #define STATE_EACH (sizeof(((struct taskrt_task_page *)0)->state) / ARENAS_MAX)
-#define FIRST_SIZE DSM_TASK_ARENA_MIN
 
 _Static_assert(STATE_EACH >= DSM_TASK_STATE_MIN && STATE_EACH % 64 == 0,
                "each arena has room for its state");
@@ -38,7 +38,7 @@ _Static_assert(STATE_EACH >= DSM_TASK_STATE_MIN && STATE_EACH % 64 == 0,
 struct task_heap {
 	uint32_t n;
 	uint64_t blocks[ARENAS_MAX]; /* alive in each, the root included */
-	uint64_t ends[ARENAS_MAX];   /* of each, from arena_base */
+	uint64_t used;               /* of the range that the task page shows */
 	struct dsm_task_arena *arenas[ARENAS_MAX];
 	struct dsm_task_root *root;
 	uint64_t list_cap; /* pointers that root->list has room for */
@@ -57,12 +57,6 @@ task_heap(void)
 
 /* --- the chain --- */
 
-static uint64_t
-taken(const struct task_heap *t)
-{
-	return t->n > 0 ? t->ends[t->n - 1] : 0;
-}
-
 /* After each change of arena i. */
 static void
 seal(struct task_heap *t, uint32_t i)
@@ -76,30 +70,52 @@ seal(struct task_heap *t, uint32_t i)
 	if (t->root != NULL && alive == 1 && t->root->n == 0)
 		alive = 0;
 	taskrt__task_page.arena_live = alive;
-	taskrt__task_page.arena_used = taken(t);
+	taskrt__task_page.arena_used = t->used;
+}
+
+/* Is there a free range of len bytes, now or for the asking? */
+static int
+have_range(struct task_heap *t, uint64_t len)
+{
+	const struct taskrt_task_page *page = &taskrt__task_page;
+
+	if (page->arena_size - t->used >= len)
+		return 1;
+	if (syscall(TASKRT_CALL_BORROW, len) != 0)
+		return 0;
+	t->used = 0;
+	return 1;
 }
 
 /* A further arena with room for a block of `need` bytes; 1, or 0: no room. */
 static int
 grow(struct task_heap *t, uint64_t need)
 {
+	/* 128 KiB, 512 KiB … 32 MiB, 256 MiB, 2 GiB, 16 GiB. */
+	static const uint8_t shift[ARENAS_MAX] = {17, 19, 21, 23,
+	                                          25, 28, 31, 34};
 	struct taskrt_task_page *page = &taskrt__task_page;
-	uint64_t end = page->arena_base + page->arena_size;
-	uint64_t base = page->arena_base + taken(t);
-	uint64_t len = FIRST_SIZE << t->n;
+	uint64_t len;
 
-	/* Twice, for its metadata and alignment. */
-	while (len < page->arena_size && len / 2 < need)
-		len *= 2;
-	base = dsm__heap_arena_gap(base, len);
-	if (t->n == ARENAS_MAX || base >= end || end - base < len)
+	if (t->n == ARENAS_MAX || need > UINT64_C(1) << 47)
 		return 0;
+	len = UINT64_C(1) << shift[t->n];
+	/* Its page map and descriptors come on top. */
+	need = dsm__page_up(need + need / 128 + DSM_TASK_ARENA_MIN);
+	len = len > need ? len : need;
+	if (!have_range(t, len)) {
+		len = need;
+		if (!have_range(t, len))
+			return 0;
+	}
 	if (dsm__task_arena_init(page->state + t->n * STATE_EACH, STATE_EACH,
-	                         (void *)(uintptr_t)base, len, false,
+	                         /* NOLINTNEXTLINE(performance-no-int-to-ptr) */
+	                         (void *)(page->arena_base + t->used), len,
+	                         false, page->arena_stamp,
 	                         &t->arenas[t->n]) != DSM_OK)
 		return 0;
-	t->blocks[t->n] = 0;
-	t->ends[t->n++] = base + len - page->arena_base;
+	t->blocks[t->n++] = 0;
+	t->used += len;
 	return 1;
 }
 
@@ -288,7 +304,8 @@ taskrt__task_drop(void *p, int quiet)
 	if (i < t->n) {
 		dsm__task_free(t->arenas[i], p);
 		seal(t, i);
-	} else if (!quiet && t->root != NULL && list_grow(t)) {
+	} else if ((!quiet || dsm__heap_has(p)) && t->root != NULL &&
+	           list_grow(t)) {
 		t->root->list[t->root->n++] = p;
 		seal(t, 0);
 	} /* else it is not freed: a leak is better than a failed task */

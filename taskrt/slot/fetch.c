@@ -283,6 +283,21 @@ fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 }
 
 int
+fetch_borrow(uint64_t least, uint64_t want, struct dsm_msg_loan *loan_p)
+{
+	const struct dsm_msg_borrow m = {.least = least, .want = want};
+	struct dsm_frame f;
+	int err = fetch_settle();
+
+	dsm__wbuf_reset(&ft.w);
+	if (err == DSM_OK)
+		err = dsm__encode_borrow(&ft.w, &m);
+	if (err == DSM_OK)
+		err = message_ask(&ft, DSM_MSG_BORROW, DSM_MSG_LOAN, &f);
+	return err == DSM_OK ? dsm__decode_loan(f.body, f.len, loan_p) : err;
+}
+
+int
 fetch_ask(uint64_t addr, struct dsm_array *ranges_p)
 {
 	struct dsm_msg_ask ask = {.addr = addr};
@@ -290,10 +305,9 @@ fetch_ask(uint64_t addr, struct dsm_array *ranges_p)
 	struct dsm_frame f;
 	int err = fetch_settle();
 
-	if (err != DSM_OK)
-		return err;
 	dsm__wbuf_reset(&ft.w);
-	err = dsm__encode_ask(&ft.w, &ask);
+	if (err == DSM_OK)
+		err = dsm__encode_ask(&ft.w, &ask);
 	if (err == DSM_OK)
 		err = message_ask(&ft, DSM_MSG_ASK, DSM_MSG_RANGES, &f);
 	if (err == DSM_OK)

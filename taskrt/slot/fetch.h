@@ -63,6 +63,9 @@ enum fetch_result fetch_page(struct space_range *r, uint64_t addr,
  * until the next call), else DSM_ECONN.
  */
 int fetch_ask(uint64_t addr, struct dsm_array *ranges_p);
+/* Ask the client for addresses that tasks may allocate at. DSM_OK: loan_p->len is
+ * 0 when it has none left; else DSM_ECONN. */
+int fetch_borrow(uint64_t least, uint64_t want, struct dsm_msg_loan *loan_p);
 /*
  * Take what is still under way. Before WRITES and at the end of an attempt: what is
  * read after DONE may be of a later run, and READs cannot be told to stop.

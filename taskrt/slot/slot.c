@@ -26,6 +26,7 @@
 
 #include "../../dsm/base/clock.h"
 #include "arch.h"
+#include "arena.h"
 #include "fetch.h"
 #include "output.h"
 #include "slotctl.h"
@@ -41,11 +42,10 @@
 /* How long to spin for a page, and for the next work. */
 #define SPIN_PAGE_NS (100 * DSM_US)
 #define SPIN_WORK_NS (60 * DSM_US)
-#define N_ARENAS 1024u
 #define MAX_CONTROL (64u << 20)
 
 static struct {
-	uint32_t number; /* session-wide: its task arena */
+	uint32_t number;
 	uint64_t session;
 	int embedded;
 	struct slot_ctl *ctl;
@@ -55,7 +55,6 @@ static struct {
 	struct dsm_msg_run run;       /* scalars only; pointers are cleared */
 	int prepared;                 /* for the tasks of this run */
 	struct taskrt_task_page *page;
-	uint64_t arena_next, arena_end; /* what earlier tasks did not use */
 	struct dsm_wbuf done;
 } sl;
 
@@ -73,49 +72,6 @@ stop(int status, const char *fmt, ...)
 }
 
 /* --- one attempt --- */
-
-/* What the task's code of libtaskrt must know; see taskpage.h. */
-static void
-write_task_page(void)
-{
-	struct taskrt_task_page *page = sl.page;
-
-	if (page == NULL)
-		return;
-	page->in_task = 1;
-	page->arena_ready = 0;
-	page->arena_base = sl.arena_next;
-	page->arena_size = sl.arena_end - sl.arena_next;
-	page->arena_live = 0;
-	page->arena_used = 0;
-	page->arena_meta = page->arena_size;
-}
-
-/*
- * Blocks that are alive stay where they are, and the next task of this slot uses
- * what lies between blocks and metadata. When none is, nothing of the arena is
- * sent and the next task starts where this one did.
- */
-static void
-settle_arena(void)
-{
-	const struct taskrt_task_page *page = sl.page;
-	uint64_t lo = sl.arena_next, hi = sl.arena_end;
-
-	if (page == NULL || !page->arena_ready || page->arena_live == 0) {
-		writeset_private(PRIVATE_ARENA, lo, hi);
-		return;
-	}
-	writeset_private(PRIVATE_ARENA, 0, 0);
-	if (page->arena_used > page->arena_meta || page->arena_meta > hi - lo)
-		stop(SLOT_EXIT_CRASHED, "a task damaged its allocator's state");
-	sl.arena_next = lo + dsm__page_up(page->arena_used);
-	sl.arena_end = lo + dsm__page_down(page->arena_meta);
-	if (sl.arena_next > sl.arena_end)
-		sl.arena_next = sl.arena_end;
-	atomic_store(&sl.ctl->arena_next, sl.arena_next);
-	atomic_store(&sl.ctl->arena_end, sl.arena_end);
-}
 
 struct outcome {
 	int failed;
@@ -162,7 +118,10 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 	enum fault_end end;
 	int err;
 
-	write_task_page();
+	if (sl.page != NULL)
+		sl.page->in_task = 1;
+	if (arena_begin() != 0)
+		stop(SLOT_EXIT_DATA, "the connection to the program is lost");
 	end = task_call(lo, hi);
 	if (end == FAULT_LOST)
 		stop(SLOT_EXIT_DATA, "the connection to the program is lost");
@@ -176,7 +135,8 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 		writeset_discard();
 		return 1;
 	}
-	settle_arena();
+	if (arena_settle() != 0)
+		stop(SLOT_EXIT_CRASHED, "a task damaged its allocator's state");
 	/* No PAGES may be under way while WRITES fill the link. */
 	err = fetch_settle();
 	if (err == DSM_OK)
@@ -304,24 +264,6 @@ find_task_page(uint64_t addr)
 }
 
 static void
-set_arena(void)
-{
-	uint64_t size = space_heap_size(), each;
-
-	if (size == 0 || sl.arena_end != 0)
-		return;
-	/* The last quarter of the heap's addresses, cut among the slots. */
-	each = size / 4 / N_ARENAS & ~DSM_PAGE_MASK;
-	sl.arena_next =
-	    space_heap_base() + size / 4 * 3 + (sl.number % N_ARENAS) * each;
-	sl.arena_end = sl.arena_next + each;
-	if (atomic_load(&sl.ctl->arena_end) != 0) {
-		sl.arena_next = atomic_load(&sl.ctl->arena_next);
-		sl.arena_end = atomic_load(&sl.ctl->arena_end);
-	}
-}
-
-static void
 take_run(const struct dsm_frame *f)
 {
 	struct dsm_msg_run m;
@@ -347,7 +289,6 @@ take_run(const struct dsm_frame *f)
 	writeset_new_run(m.run);
 	writeset_private(PRIVATE_TLS, m.tls_start, m.tls_end);
 	writeset_private(PRIVATE_STDOUT, m.out_start, m.out_end);
-	set_arena();
 	sl.prepared = 0;
 }
 
@@ -362,6 +303,7 @@ prepare_run(void)
 	struct task_run t;
 
 	find_task_page(m->task_page);
+	arena_set_page(sl.page);
 	t = (struct task_run){
 	    .mode = m->mode,
 	    .fn = m->fn,
@@ -475,9 +417,12 @@ slot_main(void *arg)
 	if (task_init(&task, TASK_STACK) != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot make the task's stack: %s",
 		     strerror(errno));
-	if (syscalls_init() != 0 && errno != EINVAL)
-		stop(SLOT_EXIT_SETUP, "syscall user dispatch: %s",
-		     strerror(errno));
+	if (syscalls_init() != 0) {
+		if (errno != EINVAL)
+			stop(SLOT_EXIT_SETUP, "syscall user dispatch: %s",
+			     strerror(errno));
+		arena_unasked();
+	}
 	serve();
 }
 

@@ -50,9 +50,6 @@ struct slot_ctl {
 	_Atomic uint64_t
 	    claim_off[2]; /* image claims in flight: demand, ahead */
 	_Atomic uint64_t claim_n[2];
-	/* What is left of the slot's arena; outlives the process, since blocks
-	 * of earlier tasks stay where they are. Both 0: all of it. */
-	_Atomic uint64_t arena_next, arena_end;
 	/* worker, before the start: use the segv fault back-end though the
 	 * kernel has userfaultfd */
 	uint32_t force_segv;

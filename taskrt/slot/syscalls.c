@@ -12,7 +12,9 @@
 #include <unistd.h>
 
 #include "../../dsm/base/page.h"
+#include "arena.h"
 #include "output.h"
+#include "taskpage.h"
 
 #define MAX_TEXT (64u << 10) /* of one write */
 
@@ -255,6 +257,15 @@ task_futex(ucontext_t *uc, struct fault_failure *f)
 }
 
 static int
+task_borrow(ucontext_t *uc)
+{
+	int got = arena_borrow(arch_syscall_arg(uc, 0));
+
+	arch_syscall_return(uc, got == 1 ? 0 : -ENOMEM);
+	return got < 0 ? FAULT_LOST : FAULT_NONE;
+}
+
+static int
 is_abort(const ucontext_t *uc, int nr)
 {
 	if (nr == SYS_tgkill)
@@ -276,6 +287,8 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
 	if (is_abort(uc, nr))
 		return forbidden(failure, uc, DSM_FAIL_CRASH, SIGABRT,
 		                 "abort() was called");
+	if (nr == TASKRT_CALL_BORROW)
+		return task_borrow(uc);
 	if (nr == SYS_futex)
 		return task_futex(uc, failure);
 	if (stdio_call(uc, nr, task))

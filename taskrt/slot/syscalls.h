@@ -16,8 +16,8 @@
 
 /* 0, or -1 when the kernel cannot. */
 int syscalls_init(void);
-/* A caught call: FAULT_NONE (done, result set) or FAULT_FAILED (failure
- * filled in). */
+/* A caught call: FAULT_NONE (done, result set), FAULT_FAILED (failure filled in)
+ * or FAULT_LOST. */
 int syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
                     struct fault_failure *failure);
 

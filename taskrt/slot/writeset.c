@@ -48,7 +48,7 @@ writeset_init(const struct writeset_params *p)
 }
 
 void
-writeset_private(enum writeset_private which, uint64_t start, uint64_t end)
+writeset_private(unsigned which, uint64_t start, uint64_t end)
 {
 	ws.private[which].start = start;
 	ws.private[which].end = end;

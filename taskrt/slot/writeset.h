@@ -24,16 +24,16 @@ struct writeset_params {
 };
 
 int writeset_init(const struct writeset_params *p);
+#define WRITESET_ARENAS 8u
 /* Bytes that are never committed, whatever range they lie in. */
 enum writeset_private {
 	PRIVATE_TLS,    /* thread-local storage of the launching thread */
 	PRIVATE_STDOUT, /* the buffer of the program's stdout */
 	PRIVATE_PAGE,   /* the task page and its state */
-	PRIVATE_ARENA,  /* the task's arena, when nothing in it is alive */
-	N_PRIVATE,
+	PRIVATE_ARENA,  /* what the task has borrowed, when nothing is alive */
+	N_PRIVATE = PRIVATE_ARENA + WRITESET_ARENAS,
 };
-void writeset_private(enum writeset_private which, uint64_t start,
-                      uint64_t end);
+void writeset_private(unsigned which, uint64_t start, uint64_t end);
 /* A new run: the staging file can be used from its start again. */
 void writeset_new_run(uint64_t run);
 

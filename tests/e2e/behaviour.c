@@ -809,6 +809,145 @@ blocks_born_in_tasks_survive_the_commit(void)
 	dsm_free(heads);
 }
 
+static void
+give_one_block(size_t i, void *ctx)
+{
+	int *p = malloc(i % 100 + sizeof(int));
+
+	*p = (int)i;
+	((int **)ctx)[i] = p;
+}
+
+static void
+ten_thousand_blocks_come_back_from_as_many_tasks(void)
+{
+	enum { N = 10000 };
+	/* NOLINTNEXTLINE(bugprone-sizeof-expression): a table of pointers */
+	int **v = dsm_calloc(N, sizeof(*v));
+	struct taskrt_options one = {.chunk = 1};
+	int bad = 0;
+
+	CHECK(v != NULL);
+	for (int round = 0; round < 2; round++) {
+		CHECK(taskrt_for(0, N, give_one_block, v, &one) == 0);
+		for (int i = 0; i < N; i++) {
+			bad += *v[i] != i;
+			free(v[i]);
+		}
+	}
+	CHECK(bad == 0);
+	dsm_free(v);
+}
+
+struct album {
+	unsigned char *old[8], *new[8];
+};
+
+enum { PICTURE = 12 << 20 };
+
+/* Looks at what an earlier task made, frees it, makes another one. */
+static void
+replace_picture(size_t i, void *ctx)
+{
+	struct album *a = ctx;
+	unsigned char *p = malloc(PICTURE + i * PAGE);
+	unsigned char was = 0;
+
+	if (a->old[i] != NULL) {
+		was = a->old[i][PICTURE / 2];
+		free(a->old[i]);
+	}
+	p[0] = p[PICTURE / 2] = p[PICTURE - 1] = (unsigned char)(was + 1);
+	a->new[i] = p;
+}
+
+/* 8 GB of addresses in all, a few MB of memory at a time. */
+static void
+tasks_may_return_blocks_for_ever(void)
+{
+	enum { ROUNDS = 90, N = 8 };
+	struct album *a = dsm_calloc(1, sizeof(*a));
+	struct taskrt_options one = {.chunk = 1};
+	struct dsm_stats before, after;
+	int bad = 0, age = 0;
+
+	CHECK(dsm_stats(&before) == 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		CHECK(taskrt_for(0, N, replace_picture, a, &one) == 0);
+		age++;
+		for (int k = 0; k < N; k++) {
+			int i = (k * 5 + round) % N; /* in any order */
+
+			bad += a->new[i][PICTURE - 1] != age;
+			a->old[i] = a->new[i];
+			if (round % 10 == 9) { /* the program frees them */
+				free(a->old[i]);
+				a->old[i] = NULL;
+			}
+		}
+		age = a->old[0] == NULL ? 0 : age;
+	}
+	CHECK(bad == 0);
+	CHECK(dsm_stats(&after) == 0);
+	CHECK(after.blocks == before.blocks);
+	CHECK(after.touched - before.touched < UINT64_C(2) << 30);
+	dsm_free(a);
+}
+
+enum { N_NODES = 60000 };
+
+struct big {
+	size_t len;
+	unsigned char *kept;
+	size_t n_nodes;
+};
+
+static void
+allocate_much(void *arg)
+{
+	struct big *b = arg;
+	struct node *list = NULL;
+	unsigned char *p = malloc(b->len);
+	unsigned char *q = malloc(2 * b->len);
+
+	if (p == NULL || q == NULL)
+		return;
+	p[0] = p[b->len - 1] = 1;
+	q[0] = q[2 * b->len - 1] = p[0];
+	free(p);
+	b->kept = q;
+	for (b->n_nodes = 0; b->n_nodes < N_NODES; b->n_nodes++) {
+		struct node *n = malloc(600);
+
+		if (n == NULL)
+			return;
+		n->next = list;
+		list = n;
+	}
+	for (struct node *n; (n = list) != NULL;) {
+		list = n->next;
+		free(n);
+	}
+}
+
+static void
+a_task_may_allocate_gigabytes(void)
+{
+	struct big *b = dsm_calloc(2, sizeof(*b));
+	struct taskrt_task t[2] = {{allocate_much, &b[0]},
+	                           {allocate_much, &b[1]}};
+
+	b[0].len = (size_t)1 << 30;
+	b[1].len = (size_t)100 << 20;
+	CHECK(taskrt_run(t, 2, NULL) == 0);
+	for (int i = 0; i < 2; i++) {
+		CHECK(b[i].kept != NULL && b[i].n_nodes == N_NODES);
+		CHECK(b[i].kept[0] == 1 && b[i].kept[2 * b[i].len - 1] == 1);
+		free(b[i].kept);
+	}
+	dsm_free(b);
+}
+
 /* --- sizes --- */
 
 static void
@@ -1513,6 +1652,9 @@ static const struct {
     CASE(functions_bound_at_their_first_call_are_no_race),
     CASE(malloc_and_free_in_tasks_are_no_race),
     CASE(blocks_born_in_tasks_survive_the_commit),
+    CASE(ten_thousand_blocks_come_back_from_as_many_tasks),
+    CASE(tasks_may_return_blocks_for_ever),
+    CASE(a_task_may_allocate_gigabytes),
     CASE(two_hundred_thousand_scattered_pages_can_be_read),
     CASE(hundred_thousand_scattered_pages_can_be_written),
     CASE(four_gigabytes_mostly_untouched_cost_little),

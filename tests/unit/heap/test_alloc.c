@@ -876,6 +876,7 @@ test_statistics_add_up(void)
 /* ---- task arenas ---- */
 
 #define ARENA (4 * MIB)
+#define STAMP 77
 static _Alignas(64) char state[4096];
 
 static struct dsm_task_arena *
@@ -884,11 +885,11 @@ start_task(char **base_p)
 	struct dsm_task_arena *ta;
 	bool zeroed;
 
-	*base_p = dsm__alloc_reserve(t.a, ARENA, true, &zeroed);
+	*base_p = dsm__alloc_reserve(t.a, ARENA, true, STAMP, &zeroed);
 	MUST(*base_p != NULL);
 	memset(state, 0xcd, sizeof(state));
 	MUST_OK(dsm__task_arena_init(state, sizeof(state), *base_p, ARENA,
-	                             zeroed, &ta));
+	                             zeroed, STAMP, &ta));
 	return ta;
 }
 
@@ -1032,7 +1033,7 @@ test_task_blocks_belong_to_the_client_after_adopt(void)
 		if (!dsm__task_page_live(ta, base + off))
 			memset(base + off, 0x99, 4096);
 	memset(state, 0xee, sizeof(state));
-	MUST_OK(dsm__alloc_adopt(t.a, base, ARENA));
+	MUST_OK(dsm__alloc_adopt(t.a, base, ARENA, STAMP));
 	MUST_BE(stats().blocks, blocks);
 	for (int i = 0; i < 300; i++) {
 		struct dsm_alloc_info info;
@@ -1060,17 +1061,17 @@ test_a_range_can_be_given_back_and_reserved_again(void)
 
 	setup();
 
-	char *a = dsm__alloc_reserve(t.a, ARENA, true, &zeroed);
-	char *b = dsm__alloc_reserve(t.a, ARENA, true, &zeroed);
+	char *a = dsm__alloc_reserve(t.a, ARENA, true, STAMP, &zeroed);
+	char *b = dsm__alloc_reserve(t.a, ARENA, true, STAMP, &zeroed);
 
 	MUST(a == t.base + t.size - ARENA && b == a - ARENA && zeroed);
 	MUST_BE(dsm__alloc_upper(t.a), b - t.base);
 	MUST_BE(stats().committed, 0);
-	dsm__alloc_unreserve(t.a, a, true);
-	dsm__alloc_unreserve(t.a, b, false);
-	MUST(dsm__alloc_reserve(t.a, 2 * ARENA, true, &zeroed) == b);
+	dsm__alloc_unreserve(t.a, a, ARENA, STAMP, true);
+	dsm__alloc_unreserve(t.a, b, ARENA, STAMP, false);
+	MUST(dsm__alloc_reserve(t.a, 2 * ARENA, true, STAMP, &zeroed) == b);
 	MUST(!zeroed);
-	b = dsm__alloc_reserve(t.a, ARENA, false, &zeroed);
+	b = dsm__alloc_reserve(t.a, ARENA, false, STAMP, &zeroed);
 	MUST(b == t.base && zeroed);
 	MUST_BE(dsm__alloc_high_water(t.a), ARENA);
 	teardown();
@@ -1103,14 +1104,14 @@ test_adopt_of_damaged_metadata_is_refused_or_harmless(void)
 			    (char)(1 << test_rand(&rng) % 8);
 		}
 
-		int err = dsm__alloc_adopt(t.a, base, ARENA);
+		int err = dsm__alloc_adopt(t.a, base, ARENA, STAMP);
 
 		if (err != DSM_OK && err != DSM_EPROTO)
 			printf("    seed %llu\n", (unsigned long long)seed);
 		MUST(err == DSM_OK || err == DSM_EPROTO);
 		refused += err == DSM_EPROTO;
 		if (err == DSM_EPROTO)
-			dsm__alloc_unreserve(t.a, base, true);
+			dsm__alloc_unreserve(t.a, base, ARENA, STAMP, true);
 		for (size_t i = 0; i < 100; i++)
 			memset(dsm__alloc_malloc(t.a, i * 60, RA), 1, i * 60);
 		teardown();
@@ -1125,9 +1126,78 @@ test_adopt_wants_a_reserved_range(void)
 
 	setup();
 	start_task(&base);
-	MUST_BE(dsm__alloc_adopt(t.a, t.base, ARENA), DSM_EINVAL);
-	MUST_BE(dsm__alloc_adopt(t.a, base, ARENA / 2), DSM_EINVAL);
-	MUST_BE(dsm__alloc_adopt(t.a, base, ARENA), DSM_EPROTO);
+	MUST_BE(dsm__alloc_adopt(t.a, t.base, ARENA, STAMP), DSM_EINVAL);
+	MUST_BE(dsm__alloc_adopt(t.a, base, ARENA + 4096, STAMP), DSM_EINVAL);
+	MUST_BE(dsm__alloc_adopt(t.a, base, ARENA / 2, STAMP), DSM_EPROTO);
+	MUST_BE(dsm__alloc_adopt(t.a, base, ARENA, STAMP + 1), DSM_EINVAL);
+	MUST_BE(dsm__alloc_adopt(t.a, base, ARENA, STAMP), DSM_EPROTO);
+	teardown();
+}
+
+/* Arenas of several tasks in one range come back in any order; what lies between
+ * stays reserved until it is given back. */
+static void
+test_arenas_are_cut_out_of_a_reserved_range(void)
+{
+	enum { N = 5 };
+	const uint64_t len = DSM_TASK_ARENA_MIN;
+	static const int order[] = {3, 0, 4}; /* 1 and 2 never do */
+	struct dsm_task_arena *ta;
+	char *base, *p[N];
+	bool zeroed;
+
+	setup();
+	base = dsm__alloc_reserve(t.a, ARENA, false, STAMP, &zeroed);
+	MUST(base == t.base);
+	for (int i = 0; i < N; i++) {
+		MUST_OK(dsm__task_arena_init(state, sizeof(state),
+		                             base + i * len, len, zeroed, STAMP,
+		                             &ta));
+		p[i] = dsm__task_malloc(ta, 3000, RA);
+		memset(p[i], i, 3000);
+		MUST_BE(dsm__task_arena_seal(ta), 1);
+	}
+	for (int i = 0; i < 3; i++)
+		MUST_OK(
+		    dsm__alloc_adopt(t.a, base + order[i] * len, len, STAMP));
+	MUST_BE(stats().blocks, 3);
+	MUST_BE(dsm__alloc_adopt(t.a, base + 3 * len, len, STAMP), DSM_EINVAL);
+	/* What is free between blocks is used at once, what is reserved not. */
+	char *q = dsm__alloc_reserve(t.a, len / 2, false, 5, &zeroed);
+	MUST(q > p[0] && q < base + len);
+	dsm__alloc_unreserve(t.a, base, ARENA, STAMP, true);
+	/* The other's is still the other's. */
+	MUST(dsm__alloc_reserve(t.a, len / 2, false, STAMP, &zeroed) != q);
+	dsm__alloc_unreserve(t.a, base, ARENA, STAMP, true);
+	dsm__alloc_unreserve(t.a, q, len / 2, 5, true);
+	q = dsm__alloc_reserve(t.a, 2 * len, false, STAMP, &zeroed);
+	MUST(q > p[0] && q < base + 3 * len);
+	dsm__alloc_unreserve(t.a, q, 2 * len, STAMP, true);
+	for (int i = 0; i < 3; i++) {
+		MUST(is_filled(p[order[i]], (char)order[i], 3000));
+		dsm__alloc_free(t.a, p[order[i]]);
+	}
+	MUST_BE(stats().blocks, 0);
+	MUST_BE(stats().committed, 0);
+	MUST(dsm__alloc_reserve(t.a, ARENA, false, STAMP, &zeroed) == base);
+	teardown();
+}
+
+static void
+test_pages_that_are_abandoned_are_never_handed_out_again(void)
+{
+	bool zeroed;
+	char *base, *q;
+
+	setup();
+	base = dsm__alloc_reserve(t.a, ARENA, false, STAMP, &zeroed);
+	MUST_BE(dsm__alloc_abandon(t.a, base + 3 * 4096, 2 * 4096), 2);
+	MUST_BE(dsm__alloc_abandon(t.a, base + 4 * 4096, 4096), 0);
+	dsm__alloc_unreserve(t.a, base, ARENA, STAMP, true);
+	q = dsm__alloc_reserve(t.a, 3 * 4096, false, STAMP, &zeroed);
+	MUST(q == base);
+	q = dsm__alloc_reserve(t.a, 4096, false, STAMP, &zeroed);
+	MUST(q == base + 5 * 4096);
 	teardown();
 }
 
@@ -1167,4 +1237,6 @@ SUITE(dsm_heap_alloc, "dsm.heap.alloc",
       T(test_task_blocks_belong_to_the_client_after_adopt),
       T(test_a_range_can_be_given_back_and_reserved_again),
       T(test_adopt_of_damaged_metadata_is_refused_or_harmless),
-      T(test_adopt_wants_a_reserved_range));
+      T(test_adopt_wants_a_reserved_range),
+      T(test_arenas_are_cut_out_of_a_reserved_range),
+      T(test_pages_that_are_abandoned_are_never_handed_out_again));

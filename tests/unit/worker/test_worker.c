@@ -16,7 +16,6 @@
 #include "fakeelf.h"
 
 #define SESSION 11
-#define ARENA 64
 #define HEAP_AT UINT64_C(0x10000000000)
 #define N_SLOTS 2
 #define MAX_EVENTS 256
@@ -38,8 +37,8 @@ struct rig {
 	struct event events[MAX_EVENTS];
 	unsigned n_events;
 	int closed;
-	int n_local;          /* data links made */
-	int data[ARENA + 64]; /* the client's end of a slot's newest one */
+	int n_local;  /* data links made */
+	int data[64]; /* the client's end of a slot's newest one */
 	int stage_seen;
 	int heap_fd;
 };
@@ -182,9 +181,7 @@ open_session(struct rig *r, const char *addr)
 	const struct dsm_msg_session m = {
 	    .session = SESSION,
 	    .key = {(const uint8_t *)"0123456789abcdef", 16},
-	    .addr = dsm__str(addr),
-	    .arena_first = ARENA,
-	    .arena_count = 64};
+	    .addr = dsm__str(addr)};
 
 	MUST_OK(SEND(r, SESSION, session, &m));
 }
@@ -381,7 +378,7 @@ test_an_exec_is_done_and_its_done_goes_up_unchanged(void)
 	MUST_BE(ev->type, DSM_MSG_DONE);
 	MUST_BE(ev->attempt, 77);
 	MUST_BE(ev->n_failures, 0);
-	MUST(ev->facts.number >= ARENA && ev->facts.number < ARENA + N_SLOTS);
+	MUST(ev->facts.number < N_SLOTS);
 	MUST_BE(ev->facts.has_heap, 1);
 	MUST_BE(ev->facts.has_stage, 1);
 	MUST_BE(ev->facts.n_ranges, 1);
@@ -418,8 +415,8 @@ test_execs_spread_over_idle_slots_before_any_has_two(void)
 	MUST_BE(worker_busy(r.w), 2);
 	exec(&r, 3, 0);
 	exec(&r, 4, 0);
-	go(&r, ARENA);
-	go(&r, ARENA + 1);
+	go(&r, 0);
+	go(&r, 1);
 	nth(&r, 4);
 	MUST(about(&r, 1)->facts.pid != about(&r, 2)->facts.pid);
 	MUST(about(&r, 3)->facts.pid != about(&r, 4)->facts.pid);
@@ -603,7 +600,7 @@ test_pages_that_a_dead_slot_had_claimed_are_free_again(void)
 	rig_ready(&r);
 	ss = session_find(r.w, SESSION);
 	/* Which of the two idle slots gets it is known: the first. */
-	MUST_BE(dsm__image_claim(&ss->image, 0, 2, ARENA, &state), 2);
+	MUST_BE(dsm__image_claim(&ss->image, 0, 2, 0, &state), 2);
 	exec(&r, 1, FAKE_CLAIM);
 	nth(&r, 1);
 	wait_until_up(&r);
@@ -867,7 +864,7 @@ test_the_end_of_a_session_ends_its_slots(void)
 	MUST_OK(dsm__loop_drive(r.loop, session_is_gone, &r,
 	                        dsm__deadline_ms(20000)));
 	for (unsigned i = 0; i < N_SLOTS; i++)
-		MUST_BE(recv(r.data[ARENA + i], &c, 1, 0), 0);
+		MUST_BE(recv(r.data[i], &c, 1, 0), 0);
 	MUST_BE(r.n_events, 0);
 	rig_fini(&r);
 }
