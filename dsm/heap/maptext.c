@@ -146,14 +146,15 @@ dsm__maptext_line(char **p_p, struct dsm_mapline *l)
  * end with * are prefixes of families.
  */
 static const char *const system_libraries[] = {
-    "ld",           "ld-linux*", "ld64",        "ld-musl*",    "libc",
-    "libm",         "libmvec",   "libstdc++",   "libc++",      "libc++abi",
-    "libgcc_s",     "libunwind", "libpthread",  "libdl",       "librt",
-    "libutil",      "libresolv", "libanl",      "libgomp",     "libomp",
-    "libomp5",      "libiomp5",  "libgfortran", "libquadmath", "libatomic",
-    "libtaskrt",    "libdsm",    "libuv",       "liblz4",      "liburcu*",
-    "libasan",      "libtsan",   "libubsan",    "liblsan",     "libnss_*",
-    "libthread_db",
+    "ld",           "ld-linux*",  "ld64",        "ld-musl*",      "libc",
+    "libm",         "libmvec",    "libstdc++",   "libc++",        "libc++abi",
+    "libgcc_s",     "libunwind",  "libpthread",  "libdl",         "librt",
+    "libutil",      "libresolv",  "libanl",      "libgomp",       "libomp",
+    "libomp5",      "libiomp5",   "libgfortran", "libquadmath",   "libatomic",
+    "libtaskrt",    "libdsm",     "libuv",       "liblz4",        "liburcu*",
+    "libasan",      "libtsan",    "libubsan",    "liblsan",       "libnss_*",
+    "libthread_db", "libibverbs", "libmlx4",     "libmlx5",       "libefa",
+    "libhns",       "libmana",    "libnl-3",     "libnl-route-3",
 };
 
 static int
@@ -180,7 +181,8 @@ dsm__is_system_library(const char *path)
 	for (size_t i = 0; i < n; i++)
 		if (is_named(base, system_libraries[i]))
 			return 1;
-	return 0;
+	/* libibverbs' drivers: "librxe-rdmav34.so" */
+	return strstr(base, "-rdmav") != NULL && strstr(base, ".so") != NULL;
 }
 
 static int
@@ -201,11 +203,13 @@ kind_of_special(const char *path)
 	return 0; /* [vvar], [vsyscall], [uprobes], what comes next */
 }
 
-/* Reading a device's registers could change its state. */
+/* Reading a device's registers could change its state. dsm-verbs are the message
+ * buffers of our own queue pairs: nobody's data, and always changing. */
 static int
 is_device(const char *path)
 {
-	return (starts(path, "/dev/") && !starts(path, "/dev/shm/") &&
+	return starts(path, "/memfd:dsm-verbs") ||
+	       (starts(path, "/dev/") && !starts(path, "/dev/shm/") &&
 	        !starts(path, "/dev/zero")) ||
 	       starts(path, "anon_inode:");
 }
