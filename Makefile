@@ -36,12 +36,14 @@ say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(patsubst $(B)/%,%,$@);)
 # --- flags ---
 
 CFLAGS ?= $(if $(SANITIZE),-O1,-O2) -g
+WERROR ?= -Werror
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
-	-Werror
+	$(WERROR)
 BASE_FLAGS := -std=gnu11 -D_GNU_SOURCE -Idsm/include -Itaskrt/include -MMD -MP \
 	-fno-omit-frame-pointer -pthread $(WARN)
 SAN_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-ALL_CFLAGS = $(BASE_FLAGS) -fPIC -fvisibility=default $(SAN_FLAGS) $(CFLAGS)
+ALL_CFLAGS = $(BASE_FLAGS) -fPIC -fvisibility=default $(SAN_FLAGS) $(CPPFLAGS) \
+	$(CFLAGS)
 ALL_LDFLAGS = -pthread $(SAN_FLAGS) $(LDFLAGS)
 DSM_LIBS := -luv -llz4 -lurcu-bp -lurcu-cds -lm -lpthread -ldl
 

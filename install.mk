@@ -1,7 +1,8 @@
 # make install          PREFIX=/usr/local and the folders below it; DESTDIR= to stage
 # make uninstall        with the same settings
 # make install-list     what that puts where
-# make deb              Debian packages, below $(B)/deb
+# make deb              Debian packages, in $(B)/deb
+# make test-deb         they build, install, work and go again; part of make test
 
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
@@ -24,3 +25,11 @@ install uninstall install-list:
 		DOCDIR UNITDIR VERSION,$(v)='$($(v))') \
 		PRIVATE_LIBS='$(DSM_LIBS:-luv=$(static_uv))' \
 		tools/install.sh $(@:install-list=list) $(B)
+
+.PHONY: deb test-deb
+deb:
+	@tools/setup.sh deb
+	@tools/deb.sh $(B)/deb
+
+test-deb:
+	@BUILD=$(B) tests/e2e/run.sh deb

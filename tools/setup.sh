@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# setup.sh build|test|lint|rdma|all - install the Debian packages that are missing (as
-# root; otherwise say which). Does nothing where there is no dpkg.
+# setup.sh build|test|lint|deb|rdma|all - install the Debian packages that are missing
+# (as root; otherwise say which). Does nothing where there is no dpkg.
 set -eu
 
 build="gcc make libc6-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev libibverbs-dev"
 test="$build binutils iproute2 man-db pkg-config procps"
 lint="clang-format clang-tidy git mandoc shellcheck"
+deb="binutils debhelper dpkg-dev lintian"
 # make CC=clang, make fuzz
 clang="clang libomp-dev libclang-rt-dev"
 # make test-rdma: a virtual machine; not part of all
@@ -16,9 +17,10 @@ build) want=$build ;;
 test) want=$test ;;
 lint) want=$lint ;;
 rdma) want=$rdma ;;
-all) want="$test $lint $clang" ;;
+deb) want="$build $deb" ;;
+all) want="$test $lint $clang $deb" ;;
 *)
-	echo "usage: setup.sh build|test|lint|rdma|all" >&2
+	echo "usage: setup.sh build|test|lint|deb|rdma|all" >&2
 	exit 2
 	;;
 esac
