@@ -1,7 +1,8 @@
-/* taskrt info: every setting, its value, and where that comes from. */
+/* taskrt info: every setting, its value, and where that comes from; RDMA. */
 #include <stdio.h>
 #include <unistd.h>
 
+#include "../dsm/transport/verbs.h"
 #include "../taskrt/client/config.h"
 #include "tool.h"
 #include "toolopt.h"
@@ -22,9 +23,30 @@ print_setting(const struct taskrt__config *c, enum taskrt__setting key)
 	char value[4200];
 
 	taskrt__config_value(c, key, value, sizeof(value));
-	printf("%-12s %-16s %-12s %-20s %s\n", taskrt__config_name(key),
+	printf("%-15s %-16s %-12s %-23s %s\n", taskrt__config_name(key),
 	       value[0] != '\0' ? value : "-", taskrt__config_origin(c, key),
 	       env != NULL ? env : "-", taskrt__config_help(key));
+}
+
+/* What data links of a program with a coordinator would use. */
+static void
+print_verbs(const struct taskrt__config *c)
+{
+	struct dsm_error e = {0};
+	struct dsm_verbs *v;
+
+	if (c->transport != TASKRT__TRANSPORT_AUTO &&
+	    c->transport != TASKRT__TRANSPORT_VERBS) {
+		printf("RDMA: not wanted by this transport\n");
+	} else if (dsm__verbs_open(&c->verbs, &v, &e) != DSM_OK) {
+		printf("RDMA: not usable: %s\n", e.text);
+	} else {
+		printf("RDMA: %s%s\n", dsm__verbs_text(v),
+		       c->coordinator[0] != '\0'
+		           ? ""
+		           : " (not used without a coordinator)");
+		dsm__verbs_close(v);
+	}
 }
 
 int
@@ -40,9 +62,10 @@ tool_info(int argc, char **argv)
 		fprintf(stderr, "%s: %s\n", command.name, e.text);
 		return 1;
 	}
-	printf("%-12s %-16s %-12s %-20s %s\n", "SETTING", "VALUE", "FROM",
+	printf("%-15s %-16s %-12s %-23s %s\n", "SETTING", "VALUE", "FROM",
 	       "ENVIRONMENT", "MEANING");
 	for (int i = 0; i < TASKRT__N_SETTINGS; i++)
 		print_setting(&c, (enum taskrt__setting)i);
+	print_verbs(&c);
 	return 0;
 }

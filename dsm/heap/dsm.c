@@ -12,11 +12,13 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/clock.h"
 #include "../base/log.h"
 #include "../include/dsm/dsm.h"
 
@@ -63,6 +65,19 @@ void
 dsm__heap_lock(struct dsm_heap *h)
 {
 	pthread_mutex_lock(&h->lock);
+}
+
+int
+dsm__heap_lock_within(struct dsm_heap *h, unsigned ms)
+{
+	uint64_t deadline = dsm__deadline_ms(ms);
+
+	while (pthread_mutex_trylock(&h->lock) != 0) {
+		if (dsm__now() >= deadline)
+			return DSM_ETIMEDOUT;
+		poll(NULL, 0, 1);
+	}
+	return DSM_OK;
 }
 
 void

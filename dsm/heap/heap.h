@@ -68,6 +68,8 @@ int dsm__heap_set_size(uint64_t size);
 int dsm__heap_has(const void *p);
 
 void dsm__heap_lock(struct dsm_heap *h);
+/* DSM_ETIMEDOUT: somebody else had it all the time. */
+int dsm__heap_lock_within(struct dsm_heap *h, unsigned ms);
 void dsm__heap_unlock(struct dsm_heap *h);
 /* Under the lock: a run is launched, and has ended. A launch takes back what was
  * lent to slots that are gone. */

@@ -44,7 +44,7 @@ on_exit_process(void)
 		taskrt__run_forget(c->run, "the program has ended");
 	c->run = NULL;
 	if (c->configured && c->config.stat)
-		taskrt__stat_print(stderr, &c->totals, c->n_runs);
+		taskrt__stat_print(stderr, &c->totals, &c->links, c->n_runs);
 	pthread_mutex_unlock(&c->run_lock);
 }
 
@@ -149,6 +149,10 @@ taskrt__client_end_session(struct taskrt__client *c)
 	pthread_mutex_lock(&c->session_lock);
 	c->session = NULL;
 	pthread_mutex_unlock(&c->session_lock);
+	/* Its links are counted under the drive lock. */
+	dsm__loop_lock(s->loop);
+	taskrt__links_add(&c->links, &s->links);
+	dsm__loop_unlock(s->loop);
 	taskrt__session_destroy(s);
 }
 

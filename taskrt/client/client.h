@@ -35,6 +35,8 @@ struct taskrt__client {
 	int have_threads;
 	struct taskrt__threads threads;
 	struct dsm_counters totals; /* of all runs, for TASKRT_STAT */
+	struct taskrt__links
+	    links; /* of the sessions that have ended; the same */
 	uint64_t n_runs;
 };
 

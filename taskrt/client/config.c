@@ -115,6 +115,18 @@ set_transport(struct taskrt__config *c, const char *text)
 	return DSM_EINVAL;
 }
 
+static int
+set_device(struct taskrt__config *c, const char *text)
+{
+	static const char allowed[] =
+	    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	    "0123456789_.-";
+
+	if (text[strspn(text, allowed)] != '\0')
+		return DSM_EINVAL;
+	return copy_text(c->verbs.device, sizeof(c->verbs.device), text);
+}
+
 /* Set one value from text; what was expected goes into *expected_p on failure. */
 static int
 set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
@@ -169,6 +181,27 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 		if (strcmp(text, "auto") != 0 && strcmp(text, "segv") != 0)
 			return DSM_EINVAL;
 		c->force_segv = text[0] == 's';
+		return DSM_OK;
+	case TASKRT__SET_VERBS_DEVICE:
+		*expected_p = "the name of an RDMA device, such as mlx5_0";
+		return set_device(c, text);
+	case TASKRT__SET_VERBS_PORT:
+		*expected_p = "a number from 1 to 255";
+		if (parse_number(text, 255, &number) != DSM_OK || number == 0)
+			return DSM_EINVAL;
+		c->verbs.port = (uint32_t)number;
+		return DSM_OK;
+	case TASKRT__SET_VERBS_GID_INDEX:
+		*expected_p = "a number from 0 to 255";
+		if (parse_number(text, 255, &number) != DSM_OK)
+			return DSM_EINVAL;
+		c->verbs.gid_index = (uint32_t)number + 1;
+		return DSM_OK;
+	case TASKRT__SET_VERBS_DEPTH:
+		*expected_p = "a number from 4 to 1024";
+		if (parse_number(text, 1024, &number) != DSM_OK || number < 4)
+			return DSM_EINVAL;
+		c->verbs.depth = (uint32_t)number;
 		return DSM_OK;
 	case TASKRT__SET_HEAP_SIZE: /* a number already: load_given */
 	case TASKRT__N_SETTINGS:
@@ -281,10 +314,13 @@ check_together(const struct taskrt__config *c, struct dsm_error *e)
 {
 	const enum taskrt__setting key = TASKRT__SET_TRANSPORT;
 
-	if (c->transport == TASKRT__TRANSPORT_VERBS)
+	if (c->transport == TASKRT__TRANSPORT_VERBS &&
+	    c->coordinator[0] == '\0')
 		return dsm__fail(
 		    e, DSM_EINVAL,
-		    "%s: transport verbs is not in this build; use auto or tcp",
+		    "%s: transport verbs is for slots of a cluster, but no "
+		    "coordinator is configured; set TASKRT_COORDINATOR, or use "
+		    "auto",
 		    source(key, c->origin[key]));
 	if (c->transport == TASKRT__TRANSPORT_SHM && c->coordinator[0] != '\0')
 		return dsm__fail(
@@ -340,6 +376,14 @@ taskrt__config_help(enum taskrt__setting key)
 	return settings[key].help;
 }
 
+/* 0 stands for none, n for n - base. */
+static const char *
+number_text(char buf[32], uint32_t n, uint32_t base)
+{
+	snprintf(buf, 32, "%u", n - base);
+	return n == 0 ? "" : buf;
+}
+
 char *
 taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
                      char *buf, size_t size)
@@ -380,6 +424,18 @@ taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
 		break;
 	case TASKRT__SET_FAULTS:
 		text = c->force_segv ? "segv" : "auto";
+		break;
+	case TASKRT__SET_VERBS_DEVICE:
+		text = c->verbs.device;
+		break;
+	case TASKRT__SET_VERBS_PORT:
+		text = number_text(number, c->verbs.port, 0);
+		break;
+	case TASKRT__SET_VERBS_GID_INDEX:
+		text = number_text(number, c->verbs.gid_index, 1);
+		break;
+	case TASKRT__SET_VERBS_DEPTH:
+		text = number_text(number, c->verbs.depth, 0);
 		break;
 	case TASKRT__SET_HEAP_SIZE:
 		snprintf(number, sizeof(number), "%llu",

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "../../dsm/base/status.h"
+#include "../../dsm/transport/verbs.h"
 
 /* X(KEY, name, environment name or NULL, help) */
 #define TASKRT__SETTINGS(X)                                                    \
@@ -31,6 +32,14 @@
 	  "seconds to wait for the coordinator and a first worker")            \
 	X(FAULTS, "faults", "TASKRT_FAULTS",                                   \
 	  "auto, segv: how slots without a coordinator trap missing pages")    \
+	X(VERBS_DEVICE, "verbs_device", "TASKRT_VERBS_DEVICE",                 \
+	  "RDMA device, such as mlx5_0; empty: one that works")                \
+	X(VERBS_PORT, "verbs_port", "TASKRT_VERBS_PORT",                       \
+	  "its port; empty: one that is active")                               \
+	X(VERBS_GID_INDEX, "verbs_gid_index", "TASKRT_VERBS_GID_INDEX",        \
+	  "its address (RoCE: show_gids); empty: the best one")                \
+	X(VERBS_DEPTH, "verbs_depth", "TASKRT_VERBS_DEPTH",                    \
+	  "receive buffers of a data link over verbs")                         \
 	X(HEAP_SIZE, "heap_size", NULL, "bytes of address space for dsm_malloc")
 
 enum taskrt__setting {
@@ -61,6 +70,7 @@ struct taskrt__config {
 	char token_file[4096]; /* "": none */
 	unsigned slots;
 	enum taskrt__transport transport;
+	struct dsm_verbs_choice verbs;
 	int force_segv;
 	int check_iterations;
 	char check_log[4096]; /* "": none */

@@ -230,7 +230,7 @@ local_data(void *ctx, unsigned slot, int stage_fd, int *fd_p)
 			stage->in_use = 0;
 		goto close_theirs;
 	}
-	err = taskrt__serveconn_start(s, conn, stage, 1, NULL);
+	err = taskrt__serveconn_start(s, conn, stage, TASKRT__LINK_OWN, NULL);
 	if (err != DSM_OK)
 		goto close_theirs;
 	*fd_p = fds[1];

@@ -58,7 +58,8 @@ serve(struct taskrt__session *s, int fd)
 	}
 	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
 	if (err == DSM_OK)
-		err = taskrt__serveconn_start(s, conn, NULL, 0, NULL);
+		err = taskrt__serveconn_start(s, conn, NULL,
+		                              TASKRT__LINK_DIRECT, NULL);
 	if (err != DSM_OK)
 		log_warn("data link not served: %s", dsm__strerror(err));
 }

@@ -144,7 +144,8 @@ serve_relay(struct taskrt__session *s, int fd, uint64_t relay)
 
 	int err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
 	if (err == DSM_OK)
-		err = taskrt__serveconn_start(s, conn, NULL, 0, &c);
+		err = taskrt__serveconn_start(s, conn, NULL,
+		                              TASKRT__LINK_RELAYED, &c);
 	if (err != DSM_OK)
 		return err;
 	taskrt__session_hello(&m, DSM_ROLE_RELAY, "");

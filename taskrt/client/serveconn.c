@@ -1,4 +1,13 @@
-/* One data link: READ, ASK, BORROW and WRITES of a slot. */
+/*
+ * One data link: READ, ASK, BORROW and WRITES of a slot.
+ *
+ * A direct link may go over to a queue pair (dsm/transport/verbs.h):
+ *
+ *   HELLO offers verbs, and rdma is open -> WELCOME says so, may_qp
+ *   QP, the next frame -> ours is made, connected and sent; the link goes over;
+ *                         or number 0 and the reason, and all stays as it is
+ *   from then on ASK_KEY, too
+ */
 #include "serveconn.h"
 
 #include <errno.h>
@@ -9,22 +18,30 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../../dsm/base/clock.h"
 #include "../../dsm/base/log.h"
+#include "rdma.h"
 #include "run.h"
 
 /* Address space for one staging file; only what is there costs memory. */
 #define STAGE_SIZE (UINT64_C(64) << 30)
 /* What a staging file keeps between runs: pages that are there are faster. */
 #define STAGE_KEEP (UINT64_C(64) << 20)
+/* For our QP to leave: a small frame into an empty socket. */
+#define QP_DRAIN_MS 200
 
 struct taskrt__serveconn {
 	TAILQ_ENTRY(taskrt__serveconn) link;
 	struct taskrt__session *session;
 	struct dsm_handle *handle;
 	struct taskrt__stagemap *stage; /* NULL: bytes come in messages */
-	int known; /* HELLO was good, or we made the link ourselves */
-	uint64_t
-	    loan; /* stamp of what its slot has borrowed last; 0: nothing */
+	enum taskrt__link_kind kind;
+	int known;     /* HELLO was good, or we made the link ourselves */
+	uint64_t loan; /* stamp of what its slot borrowed last; 0: nothing */
+
+	int may_qp;  /* WELCOME was the last frame, and offered verbs */
+	int over;    /* has gone over to a queue pair */
+	size_t told; /* regions that the slot has heard of */
 };
 
 /* --- staging files --- */
@@ -155,10 +172,18 @@ is_our_key(const struct taskrt__session *s, struct dsm_blob key)
 }
 
 static int
+verbs_only(const struct taskrt__serveconn *c)
+{
+	return c->session->config->transport == TASKRT__TRANSPORT_VERBS;
+}
+
+static int
 send_welcome(struct taskrt__serveconn *c)
 {
 	struct dsm_msg_welcome m = {
 	    .version = DSM_VERSION,
+	    .flags = verbs_only(c) ? DSM_WELCOME_VERBS_ONLY : 0,
+	    .features = c->may_qp ? DSM_FEATURE_VERBS : 0,
 	    .session = c->session->id,
 	};
 	struct dsm_wbuf w = {0};
@@ -171,6 +196,20 @@ send_welcome(struct taskrt__serveconn *c)
 }
 
 static void
+welcome(struct taskrt__serveconn *c, const struct dsm_msg_hello *m)
+{
+	c->known = 1;
+	c->may_qp = c->session->rdma != NULL &&
+	            c->kind == TASKRT__LINK_DIRECT &&
+	            (m->features & DSM_FEATURE_VERBS) != 0;
+	if (c->kind == TASKRT__LINK_RELAYED)
+		c->session->links.relay++;
+	else
+		c->session->links.tcp++;
+	send_welcome(c);
+}
+
+static void
 on_hello(struct taskrt__serveconn *c, const struct dsm_frame *f)
 {
 	struct dsm_msg_hello m;
@@ -178,15 +217,24 @@ on_hello(struct taskrt__serveconn *c, const struct dsm_frame *f)
 
 	if (err != DSM_OK || m.magic != DSM_MAGIC)
 		refuse(c, DSM_EPROTO, "not a taskrt peer");
+	else if (c->known)
+		refuse(c, DSM_EPROTO, "HELLO comes once");
 	else if (m.version != DSM_VERSION)
 		refuse(c, DSM_EVERSION, "the client speaks another version");
 	else if (m.role != DSM_ROLE_DATA || m.session != c->session->id ||
 	         !is_our_key(c->session, m.key))
 		refuse(c, DSM_EAUTH, "not a slot of this session");
-	else {
-		c->known = 1;
-		send_welcome(c);
-	}
+	else if (verbs_only(c) && c->kind == TASKRT__LINK_RELAYED)
+		refuse(c, DSM_EINCOMPAT,
+		       "the program insists on verbs, and a relayed connection "
+		       "cannot be that: let workers reach the program directly "
+		       "(taskrt-coordinator --insecure)");
+	else if (verbs_only(c) && (m.features & DSM_FEATURE_VERBS) == 0)
+		refuse(c, DSM_EINCOMPAT,
+		       "the program insists on verbs, but this worker does not "
+		       "offer it");
+	else
+		welcome(c, &m);
 }
 
 static int
@@ -225,6 +273,121 @@ on_read(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	iov[1].iov_len = n * DSM_PAGE;
 	return dsm__handle_send(c->handle, DSM_MSG_PAGES, f->tag, iov,
 	                        n > 0 ? 2 : 1);
+}
+
+static int
+send_qp(struct taskrt__serveconn *c, uint64_t tag, const struct dsm_msg_qp *m)
+{
+	struct dsm_wbuf w = {0};
+	int err = dsm__encode_qp(&w, m);
+
+	if (err == DSM_OK)
+		err = taskrt__serveconn_send(c, DSM_MSG_QP, tag, &w);
+	dsm__wbuf_fini(&w);
+	return err;
+}
+
+/* Once a session: what is wrong with one link is wrong with the others. */
+static void
+warn_stays(struct taskrt__serveconn *c, const char *who, const char *why)
+{
+	const char *peer = dsm__conn_peer(dsm__handle_conn(c->handle));
+
+	if (c->session->rdma_warned) {
+		log_debug("data link of %s stays with tcp: %s%s", peer, who,
+		          why);
+		return;
+	}
+	c->session->rdma_warned = 1;
+	log_warn("RDMA: a data link of %s cannot go over to it: %s%s; %s", peer,
+	         who, why,
+	         verbs_only(c) ? "the slot ends" : "it stays with tcp");
+}
+
+/* Nothing follows what we answer until the slot has gone over, too. */
+static int
+go_over(struct taskrt__serveconn *c, struct dsm_error *e)
+{
+	struct dsm_conn *conn = dsm__handle_conn(c->handle);
+
+	int err = dsm__conn_drain(conn, dsm__deadline_ms(QP_DRAIN_MS));
+	if (err != DSM_OK)
+		return dsm__fail(e, err, "cannot send QP: %s",
+		                 dsm__strerror(err));
+	err = taskrt__rdma_go(c->session->rdma, conn, e);
+	if (err != DSM_OK)
+		return err;
+	err = dsm__handle_refresh(c->handle);
+	if (err != DSM_OK)
+		return dsm__fail(e, err, "cannot watch the queue pair: %s",
+		                 dsm__strerror(err));
+	c->over = 1;
+	c->session->links.tcp--;
+	c->session->links.verbs++;
+	return DSM_OK;
+}
+
+static int
+on_qp(struct taskrt__serveconn *c, const struct dsm_frame *f, int may)
+{
+	struct dsm_conn *conn = dsm__handle_conn(c->handle);
+	struct dsm_msg_qp theirs, mine = {0};
+	struct dsm_error e = {0};
+	char why[200];
+
+	int err = dsm__decode_qp(f->body, f->len, &theirs);
+	if (err != DSM_OK)
+		return err;
+	if (!may)
+		return DSM_EPROTO;
+	if (theirs.number == 0) {
+		warn_stays(c, "the worker says: ",
+		           dsm__str_copy(why, sizeof(why), theirs.text));
+		return DSM_OK;
+	}
+	err = taskrt__rdma_connect(c->session->rdma, conn, &theirs, &mine, &e);
+	if (err != DSM_OK) {
+		const struct dsm_msg_qp none = {.text = dsm__str(e.text)};
+
+		warn_stays(c, "", e.text);
+		return send_qp(c, f->tag, &none);
+	}
+	err = send_qp(c, f->tag, &mine);
+	if (err == DSM_OK && go_over(c, &e) != DSM_OK) {
+		/* The slot has gone over already, perhaps. */
+		log_warn("data link of %s closed: %s", dsm__conn_peer(conn),
+		         e.text);
+		taskrt__serveconn_close(c);
+	}
+	return err;
+}
+
+static int
+on_ask_key(struct taskrt__serveconn *c, const struct dsm_frame *f)
+{
+	struct dsm_msg_regions reply = {0};
+	struct dsm_wbuf table = {0}, w = {0};
+	struct dsm_msg_ask_key m;
+
+	int err = dsm__decode_ask_key(f->body, f->len, &m);
+	if (err == DSM_OK && !c->over)
+		err = DSM_EPROTO;
+	if (err == DSM_OK)
+		err = taskrt__rdma_regions(c->session->rdma, &m, &c->told,
+		                           &table, &reply.regions.n);
+	if (err == DSM_OK) {
+		reply.regions.ptr = table.ptr;
+		err = dsm__encode_regions(&w, &reply);
+	}
+	if (err == DSM_OK) {
+		struct iovec iov = {w.ptr, w.len};
+
+		err = dsm__handle_send(c->handle, DSM_MSG_REGIONS, f->tag, &iov,
+		                       1);
+	}
+	dsm__wbuf_fini(&table);
+	dsm__wbuf_fini(&w);
+	return err;
 }
 
 static int
@@ -334,9 +497,11 @@ static void
 on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 {
 	struct taskrt__serveconn *c = owner;
+	int may_qp = c->may_qp;
 	int err = DSM_OK;
 
 	(void)h;
+	c->may_qp = 0;
 	if (f->type == DSM_MSG_HELLO) {
 		on_hello(c, f);
 		return;
@@ -365,6 +530,12 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 	case DSM_MSG_OUTPUT:
 		err = on_output(f);
 		break;
+	case DSM_MSG_QP:
+		err = on_qp(c, f, may_qp);
+		break;
+	case DSM_MSG_ASK_KEY:
+		err = on_ask_key(c, f);
+		break;
 	default:
 		err = DSM_EPROTO;
 	}
@@ -382,9 +553,11 @@ static void
 on_lost(void *owner, struct dsm_handle *h, int err)
 {
 	struct taskrt__serveconn *c = owner;
+	const char *why = dsm__conn_why(dsm__handle_conn(h));
 
-	log_debug("data link of %s lost: %s",
-	          dsm__conn_peer(dsm__handle_conn(h)), dsm__strerror(err));
+	log_debug("data link of %s lost: %s%s%s",
+	          dsm__conn_peer(dsm__handle_conn(h)), dsm__strerror(err),
+	          why[0] != '\0' ? ": " : "", why);
 	taskrt__serveconn_close(c);
 }
 
@@ -392,7 +565,8 @@ static const struct dsm_handle_ops handle_ops = {on_frame, on_lost};
 
 int
 taskrt__serveconn_start(struct taskrt__session *s, struct dsm_conn *conn,
-                        struct taskrt__stagemap *stage, int trusted,
+                        struct taskrt__stagemap *stage,
+                        enum taskrt__link_kind kind,
                         struct taskrt__serveconn **c_p)
 {
 	struct taskrt__serveconn *c = calloc(1, sizeof(*c));
@@ -402,10 +576,12 @@ taskrt__serveconn_start(struct taskrt__session *s, struct dsm_conn *conn,
 		goto close_conn;
 	c->session = s;
 	c->stage = stage;
-	c->known = trusted;
+	c->kind = kind;
+	c->known = kind == TASKRT__LINK_OWN;
 	err = dsm__loop_attach(s->loop, conn, &handle_ops, c, &c->handle);
 	if (err != DSM_OK)
 		goto free_link;
+	s->links.shm += kind == TASKRT__LINK_OWN;
 	TAILQ_INSERT_TAIL(&s->serveconns, c, link);
 	if (c_p != NULL)
 		*c_p = c;

@@ -29,12 +29,19 @@ void taskrt__stagemap_trim(struct taskrt__session *s);
 /* Give memory of the others back, where a large run has been. The same. */
 void taskrt__stagemap_shrink(struct taskrt__session *s);
 
+enum taskrt__link_kind {
+	TASKRT__LINK_OWN,     /* made by ourselves, needs no HELLO */
+	TASKRT__LINK_DIRECT,  /* a slot has connected to us */
+	TASKRT__LINK_RELAYED, /* through the coordinator */
+};
+
 /*
  * Serve conn, which is taken over also on failure. stage: NULL or the slot's.
- * trusted: made by ourselves, needs no HELLO. Drive lock held, as for all here.
+ * Drive lock held, as for all here.
  */
 int taskrt__serveconn_start(struct taskrt__session *s, struct dsm_conn *conn,
-                            struct taskrt__stagemap *stage, int trusted,
+                            struct taskrt__stagemap *stage,
+                            enum taskrt__link_kind kind,
                             struct taskrt__serveconn **c_p);
 /* Send a frame of its owner on it (relay: our HELLO). */
 int taskrt__serveconn_send(struct taskrt__serveconn *c, unsigned type,

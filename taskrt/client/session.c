@@ -13,6 +13,7 @@
 #include "../../dsm/base/cpuid.h"
 #include "../../dsm/base/log.h"
 #include "../../dsm/heap/map.h"
+#include "rdma.h"
 #include "run.h"
 #include "serveconn.h"
 
@@ -248,6 +249,16 @@ taskrt__session_pack_ranges(struct taskrt__session *s, uint64_t known,
 
 /* --- life --- */
 
+void
+taskrt__links_add(struct taskrt__links *to, const struct taskrt__links *from)
+{
+	to->shm += from->shm;
+	to->tcp += from->tcp;
+	to->relay += from->relay;
+	to->verbs += from->verbs;
+	memcpy(to->rdma, from->rdma, sizeof(to->rdma));
+}
+
 static void
 on_closed(uv_handle_t *h)
 {
@@ -341,9 +352,16 @@ taskrt__session_create(const struct taskrt__config *config,
 		    dsm__strerror(err));
 		goto destroy_server;
 	}
-	dsm__loop_lock(s->loop);
-	err = join(s, e);
-	dsm__loop_unlock(s->loop);
+	err = taskrt__rdma_open(config, heap, &taskrt__rdma_verbs, &s->rdma,
+	                        s->links.rdma, sizeof(s->links.rdma), e);
+	if (err == DSM_OK) {
+		if (s->rdma != NULL)
+			snprintf(s->links.rdma, sizeof(s->links.rdma), "%s",
+			         taskrt__rdma_text(s->rdma));
+		dsm__loop_lock(s->loop);
+		err = join(s, e);
+		dsm__loop_unlock(s->loop);
+	}
 	if (err != DSM_OK) {
 		taskrt__session_destroy(s);
 		return err;
@@ -373,6 +391,7 @@ taskrt__session_destroy(struct taskrt__session *s)
 	dsm__loop_destroy(s->loop);
 	if (s->link != NULL)
 		s->link->free(s);
+	taskrt__rdma_close(s->rdma); /* the loop has closed its links */
 	taskrt__stagemap_trim(s);
 	dsm__server_destroy(s->server);
 	dsm__extents_fini(&s->changed);
@@ -389,4 +408,5 @@ taskrt__session_forget(struct taskrt__session *s)
 	if (s->link != NULL && s->link->forget != NULL)
 		s->link->forget(s);
 	taskrt__serveconn_forget_all(s);
+	taskrt__rdma_forget(s->rdma);
 }

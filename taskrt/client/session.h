@@ -32,6 +32,7 @@ struct taskrt_run;
 struct taskrt__serveconn;
 struct taskrt__stagemap;
 struct taskrt__listener;
+struct taskrt__rdma;
 
 enum taskrt__session_state {
 	TASKRT__JOINING,
@@ -59,6 +60,16 @@ struct taskrt__link_ops {
 	void (*forget)(struct taskrt__session *s);
 };
 
+/* Data links served, by transport; those that are gone count, too. */
+struct taskrt__links {
+	uint64_t shm, tcp, relay, verbs;
+	char rdma[200]; /* the device, or why there is none; "": not wanted */
+};
+
+/* The last one's device is kept. */
+void taskrt__links_add(struct taskrt__links *to,
+                       const struct taskrt__links *from);
+
 struct taskrt__session {
 	const struct taskrt__config *config; /* const */
 	struct dsm_heap *heap;               /* const */
@@ -80,7 +91,10 @@ struct taskrt__session {
 	struct taskrt__listener *listener; /* NULL: none */
 	TAILQ_HEAD(, taskrt__serveconn) serveconns;
 	TAILQ_HEAD(, taskrt__stagemap) stagemaps;
-	unsigned n_uv_closing; /* uv handles whose close callback is due */
+	unsigned n_uv_closing;     /* uv handles whose close callback is due */
+	struct taskrt__rdma *rdma; /* NULL: no link goes over verbs */
+	int rdma_warned;           /* of a link that could not go over */
+	struct taskrt__links links;
 
 	struct taskrt_run *run;     /* in flight, not over */
 	uint64_t last_run;          /* number of the last RUN sent */

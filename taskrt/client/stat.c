@@ -43,14 +43,50 @@ print_breakdown(FILE *f, const struct dsm_counters *c)
 	fprintf(f, "  %-18s %14.3f ms\n", "wall clock", ms(c->total_ns));
 }
 
+static void
+print_links(FILE *f, const struct taskrt__links *l,
+            const struct dsm_counters *c)
+{
+	const struct {
+		const char *name;
+		uint64_t n;
+	} kinds[] = {
+	    {"verbs", l->verbs},
+	    {"tcp", l->tcp},
+	    {"relay", l->relay},
+	    {"shm", l->shm},
+	};
+	const char *before = " ";
+
+	fprintf(f, "  %-18s", "data links");
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+		if (kinds[i].n == 0)
+			continue;
+		fprintf(f, "%s%" PRIu64 " %s", before, kinds[i].n,
+		        kinds[i].name);
+		before = ", ";
+	}
+	if (l->rdma[0] != '\0')
+		fprintf(f, "%s(RDMA: %s)", before[0] == ' ' ? " none " : " ",
+		        l->rdma);
+	fprintf(f, "\n");
+	if (l->verbs > 0)
+		fprintf(
+		    f, "  %-18s %" PRIu64 " by RDMA, %" PRIu64 " in messages\n",
+		    "pages fetched", c->pages_rdma,
+		    c->pages_fetched - c->pages_rdma);
+}
+
 void
-taskrt__stat_print(FILE *f, const struct dsm_counters *c, uint64_t n_runs)
+taskrt__stat_print(FILE *f, const struct dsm_counters *c,
+                   const struct taskrt__links *links, uint64_t n_runs)
 {
 	const uint64_t *v = (const uint64_t *)c;
 
 	fprintf(f, "taskrt: %" PRIu64 " run%s\n", n_runs,
 	        n_runs == 1 ? "" : "s");
 	print_breakdown(f, c);
+	print_links(f, links, c);
 	for (size_t i = 0; i < DSM_N_COUNTERS; i++) {
 		const struct dsm_counter_info *info = &dsm__counter_info[i];
 

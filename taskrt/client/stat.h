@@ -6,7 +6,9 @@
 #include <stdio.h>
 
 #include "../../dsm/base/counters.h"
+#include "session.h"
 
-void taskrt__stat_print(FILE *f, const struct dsm_counters *c, uint64_t n_runs);
+void taskrt__stat_print(FILE *f, const struct dsm_counters *c,
+                        const struct taskrt__links *links, uint64_t n_runs);
 
 #endif

@@ -14,7 +14,8 @@ in_coordinator=() # what to run the coordinator and those who ask it with: nsent
 in_worker=()
 bad=0 # a script's exit status
 unset TASKRT_COORDINATOR TASKRT_LOG TASKRT_SLOTS TASKRT_STAT TASKRT_TRANSPORT \
-	TASKRT_WAIT TASKRT_CHECK TASKRT_CHECK_LOG
+	TASKRT_WAIT TASKRT_CHECK TASKRT_CHECK_LOG TASKRT_VERBS_DEVICE \
+	TASKRT_VERBS_PORT TASKRT_VERBS_GID_INDEX TASKRT_VERBS_DEPTH
 
 finish() {
 	trap '' TERM INT HUP

@@ -76,7 +76,11 @@ test_bad_values_are_errors_that_name_variable_and_value(void)
 	    {"TASKRT_WAIT=-1", "TASKRT_WAIT"},
 	    {"TASKRT_WAIT=nan", "TASKRT_WAIT"},
 	    {"TASKRT_TRANSPORT=pigeon", "TASKRT_TRANSPORT"},
-	    {"TASKRT_TRANSPORT=verbs", "TASKRT_TRANSPORT"},
+	    {"TASKRT_VERBS_DEVICE=../mlx5", "TASKRT_VERBS_DEVICE"},
+	    {"TASKRT_VERBS_PORT=0", "TASKRT_VERBS_PORT"},
+	    {"TASKRT_VERBS_PORT=256", "TASKRT_VERBS_PORT"},
+	    {"TASKRT_VERBS_GID_INDEX=-1", "TASKRT_VERBS_GID_INDEX"},
+	    {"TASKRT_VERBS_DEPTH=3", "TASKRT_VERBS_DEPTH"},
 	    {"TASKRT_CHECK=all", "TASKRT_CHECK"},
 	    {"TASKRT_STAT=yes", "TASKRT_STAT"},
 	    {"TASKRT_LOG=loud", "TASKRT_LOG"},
@@ -142,6 +146,45 @@ test_shared_memory_with_a_coordinator_is_refused(void)
 }
 
 static void
+test_verbs_without_a_coordinator_is_refused(void)
+{
+	const struct taskrt_config given = {.transport = "verbs"};
+	struct taskrt__config c;
+	struct dsm_error e;
+
+	MUST_BE(load(&c, &given, NULL, &e), DSM_EINVAL);
+	MUST(strstr(e.text, "TASKRT_COORDINATOR") != NULL);
+	MUST_OK(load(&c, &given, "TASKRT_COORDINATOR=node1:7070", &e));
+	MUST_BE(c.transport, TASKRT__TRANSPORT_VERBS);
+}
+
+static void
+test_the_rdma_device_can_be_chosen(void)
+{
+	struct taskrt__config c;
+	struct dsm_error e;
+	char buf[64];
+
+	MUST_OK(load(&c, NULL, NULL, &e));
+	MUST(c.verbs.device[0] == '\0');
+	MUST(c.verbs.port == 0 && c.verbs.gid_index == 0 && c.verbs.depth == 0);
+	MUST(taskrt__config_value(&c, TASKRT__SET_VERBS_GID_INDEX, buf,
+	                          sizeof(buf))[0] == '\0');
+	MUST_OK(load(&c, NULL, "TASKRT_VERBS_DEVICE=mlx5_bond-0.1", &e));
+	MUST(strcmp(c.verbs.device, "mlx5_bond-0.1") == 0);
+	MUST_BE(c.origin[TASKRT__SET_VERBS_DEVICE], TASKRT__FROM_ENVIRONMENT);
+	MUST_OK(load(&c, NULL, "TASKRT_VERBS_PORT=2", &e));
+	MUST_BE(c.verbs.port, 2);
+	MUST_OK(load(&c, NULL, "TASKRT_VERBS_GID_INDEX=0", &e));
+	MUST_BE(c.verbs.gid_index, 1); /* 0 is "not chosen" */
+	MUST(strcmp(taskrt__config_value(&c, TASKRT__SET_VERBS_GID_INDEX, buf,
+	                                 sizeof(buf)),
+	            "0") == 0);
+	MUST_OK(load(&c, NULL, "TASKRT_VERBS_DEPTH=16", &e));
+	MUST_BE(c.verbs.depth, 16);
+}
+
+static void
 test_unknown_names_are_no_error(void)
 {
 	struct taskrt__config c;
@@ -180,4 +223,6 @@ SUITE(taskrt_client_config, "taskrt.client.config",
       T(test_taskrt_init_beats_the_environment),
       T(test_empty_coordinator_forces_embedded_mode),
       T(test_shared_memory_with_a_coordinator_is_refused),
-      T(test_unknown_names_are_no_error), T(test_values_are_shown_as_text));
+      T(test_verbs_without_a_coordinator_is_refused),
+      T(test_the_rdma_device_can_be_chosen), T(test_unknown_names_are_no_error),
+      T(test_values_are_shown_as_text));
