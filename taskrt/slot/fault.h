@@ -35,7 +35,7 @@ enum fault_end {
 struct fault_failure {
 	uint32_t kind, signal;
 	uint64_t addr, pc;
-	char text[256];
+	char text[512];
 };
 const struct fault_failure *fault_last(void);
 /* What was not mapped in the last run may be in this one. */

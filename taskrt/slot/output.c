@@ -7,6 +7,7 @@
 
 #define KEEP_BYTES (64u << 10)
 #define SEND_MS 30000u
+#define WORDS_MAX 400u
 
 static struct {
 	struct dsm_conn *data;
@@ -14,6 +15,9 @@ static struct {
 	unsigned fd; /* whose text is kept */
 	int sent;
 	struct dsm_wbuf text, frame;
+	char words[WORDS_MAX]; /* the last ones on stderr, of words_task */
+	size_t n_words;
+	uint64_t words_task;
 } out;
 
 int
@@ -28,6 +32,7 @@ output_begin(uint64_t run)
 {
 	out.run = run;
 	out.sent = 0;
+	out.n_words = 0;
 }
 
 int
@@ -81,6 +86,58 @@ send_lines(void)
 	                             : out.text.len);
 }
 
+static void
+keep_words(uint64_t task, const char *text, size_t len)
+{
+	if (task != out.words_task)
+		out.n_words = 0;
+	out.words_task = task;
+	if (len > WORDS_MAX) {
+		text += len - WORDS_MAX;
+		len = WORDS_MAX;
+	}
+	if (out.n_words + len > WORDS_MAX) {
+		size_t gone = out.n_words + len - WORDS_MAX;
+
+		memmove(out.words, out.words + gone, out.n_words - gone);
+		out.n_words -= gone;
+	}
+	memcpy(out.words + out.n_words, text, len);
+	out.n_words += len;
+}
+
+void
+output_last_words(uint64_t task, char *buf, size_t size)
+{
+	size_t from = 0, len = 0;
+	int gap = 0;
+
+	if (task != out.words_task)
+		out.n_words = 0;
+	/* What has lost its beginning says little. */
+	if (out.n_words == WORDS_MAX) {
+		const char *line = memchr(out.words, '\n', out.n_words);
+
+		from = line != NULL && line[1] != '\0' &&
+		               line + 1 < out.words + out.n_words
+		           ? (size_t)(line + 1 - out.words)
+		           : 0;
+	}
+	for (size_t i = from; i < out.n_words && len + 3 < size; i++) {
+		unsigned char c = (unsigned char)out.words[i];
+
+		if (c <= ' ') {
+			gap = len > 0;
+			continue;
+		}
+		if (gap)
+			buf[len++] = ' ';
+		gap = 0;
+		buf[len++] = (char)c;
+	}
+	buf[len] = '\0';
+}
+
 int
 output_write(uint64_t task, unsigned fd, const void *text, size_t len)
 {
@@ -90,6 +147,8 @@ output_write(uint64_t task, unsigned fd, const void *text, size_t len)
 		err = output_flush();
 	out.fd = fd;
 	out.task = task;
+	if (fd == 2)
+		keep_words(task, text, len);
 	if (err == DSM_OK)
 		err = dsm__wbuf_put(&out.text, text, len);
 	if (err == DSM_OK && out.text.len >= KEEP_BYTES)

@@ -18,6 +18,9 @@ void output_begin(uint64_t run);
 /* Append text (the slot's or accessible client memory) for fd 1 or 2. DSM_OK,
  * DSM_ENOMEM or the link's error. */
 int output_write(uint64_t task, unsigned fd, const void *text, size_t len);
+/* The end of what the task at work has written to stderr, as one line: what C
+ * libraries and C++ runtimes say before they abort. "" when there is nothing. */
+void output_last_words(uint64_t task, char *buf, size_t size);
 /* Send what is kept. */
 int output_flush(void);
 /* 1 when text of this attempt has been sent. */

@@ -87,7 +87,10 @@ note_failure(struct outcome *out)
 
 	out->failed = 1;
 	/* Where a forbidden call is made is libc, which says nothing. */
-	if (f->kind == DSM_FAIL_CRASH && f->pc != 0)
+	if (f->signal == SIGABRT && sl.page != NULL && sl.page->failure[0])
+		snprintf(out->text, sizeof(out->text), "%.*s",
+		         (int)sizeof(sl.page->failure), sl.page->failure);
+	else if (f->kind == DSM_FAIL_CRASH && f->pc != 0)
 		snprintf(out->text, sizeof(out->text), "%s\nat 0x%llx", f->text,
 		         (unsigned long long)f->pc);
 	else
@@ -118,8 +121,10 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 	enum fault_end end;
 	int err;
 
-	if (sl.page != NULL)
+	if (sl.page != NULL) {
 		sl.page->in_task = 1;
+		sl.page->failure[0] = '\0';
+	}
 	if (arena_begin() != 0)
 		stop(SLOT_EXIT_DATA, "the connection to the program is lost");
 	end = task_call(lo, hi);

@@ -275,6 +275,18 @@ is_abort(const ucontext_t *uc, int nr)
 	return 0;
 }
 
+/* Why, as far as the task has said so. */
+static int
+aborted(const ucontext_t *uc, uint64_t task, struct fault_failure *f)
+{
+	char words[400], text[sizeof(f->text)];
+
+	output_last_words(task, words, sizeof(words));
+	snprintf(text, sizeof(text), "abort() was called%s%s",
+	         words[0] != '\0' ? "; last on stderr: " : "", words);
+	return forbidden(f, uc, DSM_FAIL_CRASH, SIGABRT, text);
+}
+
 int
 syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
                 struct fault_failure *failure)
@@ -285,8 +297,7 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
 	uint64_t p;
 
 	if (is_abort(uc, nr))
-		return forbidden(failure, uc, DSM_FAIL_CRASH, SIGABRT,
-		                 "abort() was called");
+		return aborted(uc, task, failure);
 	if (nr == TASKRT_CALL_BORROW)
 		return task_borrow(uc);
 	if (nr == SYS_futex)

@@ -24,7 +24,9 @@ struct taskrt_task_page {
 	/* client: called in the task when its function has returned: flushes
 	 * what stdio has buffered */
 	void (*at_end)(void);
-	uint8_t pad[4096 - 56];
+	/* task: what taskrt_fail was told, before it aborts; "": nothing */
+	char failure[512];
+	uint8_t pad[4096 - 56 - 512];
 	char out[4096]; /* client: stdout's buffer when it has none yet */
 	uint8_t state[8 * 4096]; /* struct dsm_task_arena lives here */
 };

@@ -516,6 +516,52 @@ failures_of_a_bunch_name_their_tasks(void)
 }
 
 static void
+give_up(void *arg)
+{
+	int *p = arg;
+
+	p[0] = 1;
+	printf("about to give up\n");
+	taskrt_fail("row 7 does not add up:\n3 != 4");
+}
+
+static void
+assertion_fails(void *arg)
+{
+	*(int *)arg = 1;
+	/* As assert() does, whatever NDEBUG is. */
+	fprintf(stderr, "x.c:12: f: Assertion `p != q' failed.\n");
+	abort();
+}
+
+static void
+a_task_may_say_why_it_fails(void)
+{
+	int *p = dsm_calloc(1, sizeof(*p));
+	struct taskrt_task t[2] = {{give_up, p}, {assertion_fails, p}};
+	int saved = dup(STDERR_FILENO), null = open("/dev/null", O_WRONLY);
+	int err;
+
+	CHECK(saved >= 0 && null >= 0);
+	dup2(null, STDERR_FILENO);
+	err = taskrt_run(t, 2, NULL);
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	close(null);
+	CHECK(err == TASKRT_ETASK);
+	const struct taskrt_report *r = taskrt_report();
+	CHECK(r->n_failures == 2);
+	CHECK(r->failures[0].kind == TASKRT_CRASH);
+	CHECK(r->failures[0].signal == SIGABRT);
+	CHECK(strcmp(r->failures[0].message, "row 7 does not add up: 3 != 4") ==
+	      0);
+	CHECK(strstr(r->failures[1].message, "Assertion `p != q' failed.") !=
+	      NULL);
+	CHECK(*p == 0);
+	dsm_free(p);
+}
+
+static void
 partial_results_are_those_of_the_tasks_not_listed(void)
 {
 	enum { N = 50 };
@@ -1642,6 +1688,7 @@ static const struct {
     CASE(endless_task_times_out),
     CASE(every_failed_task_is_reported),
     CASE(failures_of_a_bunch_name_their_tasks),
+    CASE(a_task_may_say_why_it_fails),
     CASE(partial_results_are_those_of_the_tasks_not_listed),
     CASE(partial_results_of_a_loop_lack_failed_iterations_only),
     CASE(partial_results_are_dropped_when_there_are_races),

@@ -146,6 +146,14 @@ int taskrt_foreach(void *base, size_t n, size_t size,
                    void (*body)(void *elem, void *ctx), void *ctx,
                    const struct taskrt_options *opt);
 
+/*
+ * In a task: end it as failed, with this message (one line, up to 500 bytes) in the
+ * report: a TASKRT_CRASH with signal SIGABRT, for whoever does not read messages. What
+ * it has written is dropped. Outside of tasks the message goes to stderr and the
+ * program aborts.
+ */
+void taskrt_fail(const char *message) __attribute__((noreturn));
+
 /* The calling thread's last run. Valid until its next launch or wait. Never
  * NULL: before any run an empty report. */
 const struct taskrt_report *taskrt_report(void);
