@@ -2,12 +2,17 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -68,6 +73,12 @@ static const struct entry table[] = {
     CALL(getpid, PASS, 0, 0),
     CALL(gettid, PASS, 0, 0),
     CALL(sched_yield, PASS, 0, 0),
+    /* qsort asks how much memory there is. */
+    CALL(sysinfo, PASS_OUT, 0, sizeof(struct sysinfo)),
+    CALL(getrusage, PASS_OUT, 1, sizeof(struct rusage)),
+    CALL(times, PASS_OUT, 0, 4 * sizeof(long)),
+    CALL(uname, PASS_OUT, 0, sizeof(struct utsname)),
+    CALL(sched_getaffinity, PASS_OUT, 2, sizeof(cpu_set_t)),
     /* libc does these around abort, exceptions, locale. */
     CALL(rt_sigprocmask, PRETEND, 0, 0),
     CALL(rt_sigaction, PRETEND, 0, 0),
@@ -256,6 +267,29 @@ task_futex(ucontext_t *uc, struct fault_failure *f)
 	    "release");
 }
 
+/* The buffer is as long as the caller says. */
+static int
+task_random(ucontext_t *uc)
+{
+	uint64_t buf = arch_syscall_arg(uc, 0), len = arch_syscall_arg(uc, 1);
+	long ret = -1;
+
+	errno = EFAULT;
+	if (len > MAX_TEXT)
+		len = MAX_TEXT; /* it may give fewer bytes than asked for */
+	if (fault_touch(buf, len, 1) == 0)
+		ret = syscall(SYS_getrandom, buf, len, arch_syscall_arg(uc, 2));
+	arch_syscall_return(uc, ret == -1 ? -errno : ret);
+	return FAULT_NONE;
+}
+
+/* Refused as such, or the C library would only say that memory is short. */
+static int
+is_thread_stack(const ucontext_t *uc, int nr)
+{
+	return nr == SYS_mmap && (arch_syscall_arg(uc, 3) & MAP_STACK) != 0;
+}
+
 static int
 task_borrow(ucontext_t *uc)
 {
@@ -302,6 +336,11 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
 		return task_borrow(uc);
 	if (nr == SYS_futex)
 		return task_futex(uc, failure);
+	if (nr == SYS_getrandom)
+		return task_random(uc);
+	if (is_thread_stack(uc, nr))
+		return forbidden(failure, uc, DSM_FAIL_FORBIDDEN, 0,
+		                 "starting a thread is not allowed in a task");
 	if (stdio_call(uc, nr, task))
 		return FAULT_NONE;
 	switch (e != NULL ? e->rule : FORBIDDEN) {

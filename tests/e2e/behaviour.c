@@ -12,11 +12,14 @@
 #include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -719,6 +722,66 @@ libc_calls_work_in_tasks(void)
 		CHECK(strcmp(text[i], want[i]) == 0);
 	free(want);
 	dsm_free(text);
+}
+
+static void
+ask_about_the_machine(size_t i, void *ctx)
+{
+	int *good = ctx;
+	double *v = malloc(5000 * sizeof(*v));
+	unsigned char noise[3000] = {0};
+	struct rusage ru;
+	struct utsname name;
+	cpu_set_t cpus;
+	size_t n = 0;
+
+	/* So long that qsort asks how much memory there is. */
+	for (int k = 0; k < 5000; k++)
+		v[k] = sin((double)k);
+	qsort(v, 5000, sizeof(*v), by_value);
+	for (int k = 1; k < 5000; k++)
+		good[i] += v[k - 1] <= v[k];
+	free(v);
+	good[i] += getrusage(RUSAGE_SELF, &ru) == 0;
+	good[i] += uname(&name) == 0 && name.sysname[0] == 'L';
+	good[i] += sched_getaffinity(0, sizeof(cpus), &cpus) == 0 &&
+	           CPU_COUNT(&cpus) > 0;
+	good[i] += getrandom(noise, sizeof(noise), 0) == sizeof(noise);
+	for (size_t k = 0; k < sizeof(noise); k++)
+		n += noise[k] == 0;
+	good[i] += n < sizeof(noise) / 10;
+}
+
+static void
+calls_that_only_ask_work_in_tasks(void)
+{
+	enum { N = 4 };
+	int *good = dsm_calloc(N * 1024, sizeof(*good));
+	struct taskrt_options one = {.chunk = 1};
+
+	CHECK(taskrt_for(0, N, ask_about_the_machine, good, &one) == 0);
+	for (int i = 0; i < N; i++)
+		CHECK(good[i] == 4999 + 5);
+	dsm_free(good);
+}
+
+static void *keep_counting(void *arg);
+
+static void
+start_a_thread(size_t i, void *ctx)
+{
+	pthread_t th;
+
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		canary[1] = pthread_create(&th, NULL, keep_counting, NULL);
+}
+
+static void
+a_thread_in_a_task_is_forbidden(void)
+{
+	one_failure(start_a_thread, TASKRT_FORBIDDEN, 0, 0);
 }
 
 static void
@@ -1695,6 +1758,8 @@ static const struct {
     CASE(fail_fast_ends_the_run_with_the_first_failure),
     CASE(launch_inside_a_task_is_refused),
     CASE(libc_calls_work_in_tasks),
+    CASE(calls_that_only_ask_work_in_tasks),
+    CASE(a_thread_in_a_task_is_forbidden),
     CASE(text_of_tasks_comes_out_whole_and_once),
     CASE(functions_bound_at_their_first_call_are_no_race),
     CASE(malloc_and_free_in_tasks_are_no_race),
