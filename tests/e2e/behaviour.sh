@@ -9,44 +9,10 @@ cd "$(dirname "$0")/../.." || exit 2
 
 program=$BUILD/tests/e2e/behaviour
 
-# cases LABEL PROGRAM [CASE...] - its lines; one that ends early fails.
-cases() {
-	local label=$1 out=$tmp/cases.log status
-	shift
-	LABEL=$label timeout -k 5 150 "$@" 2>&1 | tee "$out" | grep '^  '
-	status=${PIPESTATUS[0]}
-	if [ "$status" -ne 0 ]; then
-		bad=1
-		grep -q '^  FAIL' "$out" || fail "$label" "status $status"
-	fi
-}
-
 # build LABEL COMPILER WORD... - behaviour.c into $tmp/LABEL.
 build() {
 	build_from tests/e2e/behaviour.c "$@" -std=gnu11
 }
-
-# build_from SOURCE LABEL COMPILER WORD...
-build_from() {
-	local source=$1 label=$2 compiler=$3
-	shift 3
-	if nm "$program" | grep -q '__[amtu]b\{0,1\}san_'; then
-		skip "$label" "this build has a sanitizer in it"
-		return 1
-	fi
-	if ! command -v "$compiler" >/dev/null; then
-		skip "$label" "no $compiler here"
-		return 1
-	fi
-	"$compiler" -D_GNU_SOURCE -O2 -Itaskrt/include \
-		-Idsm/include -pthread -o "$tmp/$label" "$source" \
-		"$@" -lm >"$tmp/build.log" 2>&1 && return 0
-	fail "$label" "does not build"
-	return 1
-}
-
-static=("$BUILD/lib/libtaskrt.a" "$BUILD/lib/libdsm.a" -luv -llz4 -lurcu-bp
-	-lurcu-cds -ldl)
 
 # --- embedded ---
 

@@ -57,6 +57,45 @@ check() {
 	fi
 }
 
+# cases LABEL PROGRAM [CASE...] - the lines of a program that prints verdicts by
+# itself; one that ends early fails.
+cases() {
+	local label=$1 out=$tmp/cases.log status
+	shift
+	LABEL=$label timeout -k 5 150 "$@" 2>&1 | tee "$out" |
+		grep -E '^  (ok|FAIL|skip|  )'
+	status=${PIPESTATUS[0]}
+	if [ "$status" -ne 0 ]; then
+		# shellcheck disable=SC2034 # the script's
+		bad=1
+		grep -q '^  FAIL' "$out" || fail "$label" "status $status"
+	fi
+}
+
+# What a program links to have the library in it.
+# shellcheck disable=SC2034 # the scripts'
+static=("$BUILD/lib/libtaskrt.a" "$BUILD/lib/libdsm.a" -luv -llz4 -lurcu-bp
+	-lurcu-cds -ldl)
+
+# build_from SOURCE LABEL COMPILER WORD... - as a user would, into $tmp/LABEL.
+build_from() {
+	local source=$1 label=$2 compiler=$3
+	shift 3
+	if nm "$BUILD/tests/e2e/behaviour" | grep -q '__[amtu]b\{0,1\}san_'; then
+		skip "$label" "this build has a sanitizer in it"
+		return 1
+	fi
+	if ! command -v "$compiler" >/dev/null; then
+		skip "$label" "no $compiler here"
+		return 1
+	fi
+	"$compiler" -D_GNU_SOURCE -O2 -Itaskrt/include \
+		-Idsm/include -pthread -o "$tmp/$label" "$source" \
+		"$@" -lm >"$tmp/build.log" 2>&1 && return 0
+	fail "$label" "does not build"
+	return 1
+}
+
 # soon SECONDS COMMAND... - it becomes true in that time.
 soon() {
 	local end=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000))

@@ -26,6 +26,9 @@
 
 #ifdef __cplusplus
 extern "C" {
+/* A function and a struct of one name, as stat of the C library. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
 #endif
 
 #if defined(__GNUC__)
@@ -138,6 +141,7 @@ struct dsm_stats {
 DSM_API int dsm_stats(struct dsm_stats *stats);
 
 #ifdef __cplusplus
+#pragma GCC diagnostic pop
 }
 #endif
 

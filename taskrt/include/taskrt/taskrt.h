@@ -29,6 +29,9 @@
 
 #ifdef __cplusplus
 extern "C" {
+/* A function and a struct of one name, as stat of the C library. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
 #endif
 
 #define TASKRT_VERSION "0.1.0"
@@ -180,6 +183,7 @@ int taskrt_init(const struct taskrt_config *config);
 void taskrt_fini(void);
 
 #ifdef __cplusplus
+#pragma GCC diagnostic pop
 }
 #endif
 
