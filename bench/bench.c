@@ -60,6 +60,20 @@ bench_die(const char *fmt, ...)
 }
 
 void
+bench_skip(const char *fmt, ...)
+{
+	char text[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "bench %s: skipped: %s\n", current, text);
+	bench_cluster_stop();
+	_exit(0);
+}
+
+void
 bench_note(const char *fmt, ...)
 {
 	va_list ap;

@@ -17,7 +17,9 @@
 /* X(name, question). The names are fixed: other people's scripts read them. */
 #define BENCHMARKS(X)                                                    \
 	X(fault_read_tcp, "a cold 4 KiB page at random, over TCP")       \
+	X(fault_read_verbs, "the same over RDMA")                        \
 	X(scan_tcp, "256 MiB cold, read in order, over TCP")             \
+	X(scan_verbs, "64 MiB cold, read in order, over RDMA")           \
 	X(commit_dense, "launch to commit of 64 MiB written, over TCP")  \
 	X(commit_sparse, "the same, one word in each of 10,000 pages")   \
 	X(run_empty, "launch and join one empty task, embedded")         \
@@ -44,6 +46,9 @@ BENCHMARKS(X)
 
 /* One line on stderr, exit status 1 for this benchmark. */
 void bench_die(const char *fmt, ...)
+    __attribute__((noreturn, format(printf, 1, 2)));
+/* One line on stderr, exit status 0: it cannot be measured here. */
+void bench_skip(const char *fmt, ...)
     __attribute__((noreturn, format(printf, 1, 2)));
 /* With -v: one line on stderr. */
 void bench_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -112,6 +117,7 @@ void bench_cluster_start(unsigned n_slots);
 void bench_cluster_stop(void); /* also without a start; bench_die does it */
 /* taskrt_init: with that coordinator over TCP, or embedded on all cores. */
 void bench_session_tcp(void);
+void bench_session_verbs(void);
 void bench_session_embedded(void);
 
 /* --- bench_floor.c: what the machine can do; nanoseconds --- */
@@ -136,5 +142,25 @@ double floor_segv_pair(size_t n);
 double floor_stores(size_t len, void (*store)(uint64_t *base, uint64_t round),
                     uint64_t round);
 double floor_memcpy(size_t len);
+
+/* --- what fetches pages: sessions of a transport, and its floor --- */
+
+struct bench_wire {
+	/* The other end in another process. After bench_cluster_start (no fork
+	 * once verbs are open) and before any session starts. */
+	void (*start)(void);
+	double (*page)(size_t n);     /* fetch 4 KiB; ns, median of n */
+	double (*stream)(size_t len); /* ns for all */
+	void (*session)(void);
+};
+
+extern const struct bench_wire bench_tcp; /* bench_floor.c */
+/*
+ * bench_floor_verbs.c: RDMA READs, one after the other or several in flight. The
+ * end that is read uses the client's device (TASKRT_VERBS_…), the reader the
+ * workers' (BENCH_WORKER_DEVICE; without it the same). No device: the benchmark
+ * is skipped.
+ */
+extern const struct bench_wire bench_verbs;
 
 #endif

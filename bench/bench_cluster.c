@@ -42,8 +42,9 @@ program_path(const char *name, char *path, size_t cap)
 	snprintf(path, cap, "%s/bin/%s", build, name);
 }
 
+/* device: of its own for RDMA, or NULL. */
 static pid_t
-start_program(const char *name, const char *const *args)
+start_program(const char *name, const char *const *args, const char *device)
 {
 	const char *argv[8] = {name};
 	char path[1200];
@@ -62,6 +63,8 @@ start_program(const char *name, const char *const *args)
 		/* stdout is for results, and they only say hello. */
 		if (freopen("/dev/null", "w", stdout) == NULL)
 			_exit(127);
+		if (device != NULL)
+			setenv("TASKRT_VERBS_DEVICE", device, 1);
 		if (getppid() == parent)
 			execv(path, (char *const *)argv);
 		_exit(127);
@@ -126,9 +129,10 @@ bench_cluster_start(unsigned n_slots)
 	snprintf(slots, sizeof(slots), "%u", n_slots);
 	cluster.owner = getpid();
 	cluster.coordinator =
-	    start_program("taskrt-coordinator", coordinator_args);
+	    start_program("taskrt-coordinator", coordinator_args, NULL);
 	wait_for_coordinator();
-	cluster.worker = start_program("taskrt-worker", worker_args);
+	cluster.worker = start_program("taskrt-worker", worker_args,
+	                               getenv("BENCH_WORKER_DEVICE"));
 }
 
 void
@@ -146,6 +150,15 @@ bench_session_tcp(void)
 {
 	const struct taskrt_config config = {.coordinator = cluster.addr,
 	                                     .transport = "tcp"};
+
+	bench_ok(taskrt_init(&config), "taskrt_init");
+}
+
+void
+bench_session_verbs(void)
+{
+	const struct taskrt_config config = {.coordinator = cluster.addr,
+	                                     .transport = "verbs"};
 
 	bench_ok(taskrt_init(&config), "taskrt_init");
 }

@@ -1,10 +1,10 @@
 /*
- * fault_read_tcp: one task reads a word of each of N heap pages that no image
+ * fault_read_tcp, fault_read_verbs: one task reads a word of each of N heap pages that no image
  * has, in an order that nobody foresees and never next to a page that is there:
  * each is one demand fault. Timed inside the task, page by page.
  *
- * Floor: 16 B -> 4 KiB and back over the same addresses, both ends spinning,
- * plus a SIGSEGV/mprotect pair.
+ * Floor: 16 B -> 4 KiB and back over the same addresses, both ends spinning, or an
+ * RDMA READ of 4 KiB; plus a SIGSEGV/mprotect pair.
  */
 #include "bench.h"
 
@@ -86,16 +86,15 @@ measure(struct reads *r, uint64_t round)
 	return bench_median(ns, N_PAGES);
 }
 
-void
-bench_fault_read_tcp(struct bench_result *r)
+static void
+fault_read(struct bench_result *r, const struct bench_wire *wire)
 {
 	double value[ROUNDS], exchange[ROUNDS], pair[ROUNDS];
-	struct floor_tcp tcp;
 	struct reads reads;
 
-	floor_tcp_start(&tcp);
 	bench_cluster_start(1);
-	bench_session_tcp();
+	wire->start();
+	wire->session();
 	reads.base = dsm_aligned_alloc(DSM_PAGE, N_PAGES * STRIDE * DSM_PAGE);
 	reads.order = dsm_malloc(N_PAGES * sizeof(*reads.order));
 	reads.ticks = dsm_malloc(N_PAGES * sizeof(*reads.ticks));
@@ -103,15 +102,27 @@ bench_fault_read_tcp(struct bench_result *r)
 		bench_die("out of memory");
 	shuffle(reads.order);
 	for (int i = 0; i < ROUNDS; i++) {
-		exchange[i] = floor_tcp_page(&tcp, N_PAGES);
+		exchange[i] = wire->page(N_PAGES);
 		pair[i] = floor_segv_pair(N_PAGES);
 		value[i] = measure(&reads, (uint64_t)i);
 	}
 	r->value = bench_median(value, ROUNDS) / 1e3;
-	double wire = bench_median(exchange, ROUNDS) / 1e3;
+	double on_wire = bench_median(exchange, ROUNDS) / 1e3;
 	double trap = bench_median(pair, ROUNDS) / 1e3;
-	bench_note("floor: %.2f us on the wire, %.2f us in the trap", wire,
+	bench_note("floor: %.2f us on the wire, %.2f us in the trap", on_wire,
 	           trap);
-	r->floor = wire + trap;
+	r->floor = on_wire + trap;
 	r->unit = "us";
+}
+
+void
+bench_fault_read_tcp(struct bench_result *r)
+{
+	fault_read(r, &bench_tcp);
+}
+
+void
+bench_fault_read_verbs(struct bench_result *r)
+{
+	fault_read(r, &bench_verbs);
 }

@@ -221,6 +221,29 @@ floor_tcp_stream(struct floor_tcp *f, size_t len)
 	return ns;
 }
 
+static struct floor_tcp wire;
+
+static void
+wire_start(void)
+{
+	floor_tcp_start(&wire);
+}
+
+static double
+wire_page(size_t n)
+{
+	return floor_tcp_page(&wire, n);
+}
+
+static double
+wire_stream(size_t len)
+{
+	return floor_tcp_stream(&wire, len);
+}
+
+const struct bench_wire bench_tcp = {wire_start, wire_page, wire_stream,
+                                     bench_session_tcp};
+
 /* --- memory --- */
 
 /* Of the one fault that floor_segv_pair is taking. */
