@@ -129,26 +129,35 @@ coord__run_take_back(struct run *r, struct sworker *sw, int blame,
 
 /* --- answers --- */
 
+/* To the race check, for good. */
+static int
+add_masks(struct run *r, struct done *d)
+{
+	uint8_t *masks = d->masks;
+	int err = races_keep(r->races, masks);
+
+	if (err != DSM_OK)
+		return err;
+	d->masks = NULL;
+	for (uint32_t i = 0; err == DSM_OK && i < d->n_sets; i++)
+		err = races_add_kept(r->races, d->sets[i].task,
+		                     masks + d->sets[i].mask_off,
+		                     d->sets[i].mask_len);
+	return err;
+}
+
 /* OUT or DONE -> COMPLETE. */
 static void
 complete(struct run *r, struct attempt *a)
 {
-	struct done *d = a->done;
 	uint64_t start = dsm__now();
 	int err = DSM_OK;
 
-	if (d != NULL && d->masks != NULL) {
-		uint8_t *masks = d->masks;
-
-		err = races_keep(r->races, masks);
-		if (err == DSM_OK)
-			d->masks = NULL;
-		for (uint32_t i = 0; err == DSM_OK && i < d->n_sets; i++)
-			err = races_add_kept(r->races, d->sets[i].task,
-			                     masks + d->sets[i].mask_off,
-			                     d->sets[i].mask_len);
+	for (struct done *d = a->done; d != NULL && err == DSM_OK; d = d->next)
+		if (d->masks != NULL)
+			err = add_masks(r, d);
+	if (a->done != NULL)
 		r->counters.check_ns += dsm__now() - start;
-	}
 	if (err != DSM_OK)
 		r->out_of_memory = 1;
 	a->sw->worker->n_tasks += a->hi - a->lo;
@@ -160,6 +169,7 @@ complete(struct run *r, struct attempt *a)
 static void
 done(struct run *r, struct attempt *a, struct done *d, uint64_t n_bytes)
 {
+	d->next = a->done;
 	a->done = d;
 	if (n_bytes == 0 || a->stored)
 		complete(r, a);
@@ -284,6 +294,22 @@ coord__run_done(struct coord *k, struct worker_peer *w,
 	else
 		coord__dispatch_to(k, w);
 	return DSM_OK;
+}
+
+int
+coord__run_masks(struct coord *k, struct worker_peer *w,
+                 const struct dsm_frame *f)
+{
+	struct dsm_msg_masks m;
+	struct run *r = NULL;
+	struct attempt *a;
+	int err = dsm__decode_masks(f->body, f->len, &m);
+
+	if (err == DSM_OK)
+		err = find_held(k, w, m.session, m.run, m.attempt, &r, &a);
+	if (err != DSM_OK || a == NULL || a->state != ATTEMPT_OUT)
+		return err;
+	return coord__masks_read(k, a, &m);
 }
 
 int

@@ -141,7 +141,8 @@ int coord__session_table(struct session *s, const struct dsm_msg_run *m);
 
 /* DONE, waiting for STORED. */
 struct done {
-	uint8_t *masks; /* raw; NULL when nothing was written */
+	struct done *next; /* what came before it, in MASKS */
+	uint8_t *masks;    /* raw; NULL when nothing was written */
 	uint32_t n_sets;
 	struct dsm_rec_taskset sets[];
 };
@@ -157,7 +158,7 @@ enum attempt_state {
 struct attempt {
 	TAILQ_ENTRY(attempt) link; /* sw->held */
 	struct sworker *sw;        /* NULL unless OUT or DONE */
-	struct done *done;         /* DONE */
+	struct done *done;         /* OUT: of MASKS; DONE: all */
 	uint64_t id, lo, hi;
 	uint32_t n_lost;
 	uint8_t state;
@@ -217,6 +218,8 @@ void coord__attempt_leave(struct run *r, struct attempt *a,
                           enum attempt_state to);
 int coord__run_done(struct coord *k, struct worker_peer *w,
                     const struct dsm_frame *f);
+int coord__run_masks(struct coord *k, struct worker_peer *w,
+                     const struct dsm_frame *f);
 int coord__run_returned(struct coord *k, struct worker_peer *w,
                         const struct dsm_frame *f);
 int coord__run_stored(struct session *s, const struct dsm_frame *f);
@@ -241,6 +244,9 @@ struct report {
 /* rep->m is decoded; fill in the rest. DSM_EPROTO, DSM_ENOMEM. */
 int coord__report_read(struct coord *k, struct run *r, const struct attempt *a,
                        struct report *rep);
+/* Keep them with the attempt until its DONE. */
+int coord__masks_read(struct coord *k, struct attempt *a,
+                      const struct dsm_msg_masks *m);
 void coord__done_free(struct done *d);
 /* Each task is its own writer. */
 int coord__run_isolated(const struct run *r);

@@ -9,14 +9,18 @@
 
 #include "../../dsm/wire/packdiff.h"
 
-#define MAX_MASKS (UINT32_C(1) << 28) /* raw bytes in one DONE */
+#define MAX_MASKS (UINT32_C(1) << 28) /* raw bytes in one message */
 
 void
 coord__done_free(struct done *d)
 {
-	if (d != NULL)
+	struct done *next;
+
+	for (; d != NULL; d = next) {
+		next = d->next;
 		free(d->masks);
-	free(d);
+		free(d);
+	}
 }
 
 int
@@ -51,15 +55,16 @@ read_failures(struct report *rep, const struct attempt *a)
 
 /* Each set lies in the masks behind the one before it, tasks ascend below end. */
 static int
-read_sets(struct report *rep, const uint8_t *masks, size_t len, uint64_t lo,
-          uint64_t end)
+read_sets(const struct dsm_array *sets, struct done *d, const uint8_t *masks,
+          size_t len, uint64_t lo, uint64_t end, uint64_t *n_bytes_p)
 {
-	uint64_t total = 0, n_bytes;
-	struct dsm_rec_taskset *set = rep->done->sets;
+	uint64_t n_bytes;
+	struct dsm_rec_taskset *set = d->sets;
 	size_t off = 0;
 
-	for (uint32_t i = 0; i < rep->m.sets.n; i++, set++) {
-		int err = dsm__unpack_taskset(&rep->m.sets, i, set);
+	*n_bytes_p = 0;
+	for (uint32_t i = 0; i < sets->n; i++, set++) {
+		int err = dsm__unpack_taskset(sets, i, set);
 
 		if (err != DSM_OK)
 			return err;
@@ -72,19 +77,20 @@ read_sets(struct report *rep, const uint8_t *masks, size_t len, uint64_t lo,
 			return err;
 		lo = set->task + 1;
 		off = set->mask_off + set->mask_len;
-		total += n_bytes;
+		*n_bytes_p += n_bytes;
 	}
-	/* Else the client would never get those bytes. */
-	return total > 0 && rep->m.n_bytes == 0 ? DSM_EPROTO : DSM_OK;
+	return DSM_OK;
 }
 
+/* Masks of tasks [lo, end). *d_p is the caller's also after an error. */
 static int
-read_masks(struct coord *k, struct report *rep, const struct attempt *a)
+read_masks(struct coord *k, const struct dsm_blob *in,
+           const struct dsm_array *sets, uint64_t lo, uint64_t end,
+           uint64_t *n_bytes_p, struct done **d_p)
 {
-	const struct dsm_blob *in = &rep->m.masks;
 	const uint8_t *masks = NULL;
+	struct done *d;
 	size_t len = 0, used;
-	uint64_t end = rep->failed ? rep->failure.task : a->hi;
 	int err;
 
 	if (in->len > 0) {
@@ -95,19 +101,46 @@ read_masks(struct coord *k, struct report *rep, const struct attempt *a)
 		if (used != in->len)
 			return DSM_EPROTO;
 	}
-	rep->done = calloc(1, sizeof(*rep->done) +
-	                          rep->m.sets.n * sizeof(rep->done->sets[0]));
-	if (rep->done == NULL)
+	*d_p = d = calloc(1, sizeof(*d) + sets->n * sizeof(d->sets[0]));
+	if (d == NULL)
 		return DSM_ENOMEM;
-	err = read_sets(rep, masks, len, a->lo, end);
+	err = read_sets(sets, d, masks, len, lo, end, n_bytes_p);
 	if (err != DSM_OK || len == 0)
 		return err;
-	rep->done->n_sets = rep->m.sets.n;
-	rep->done->masks = malloc(len);
-	if (rep->done->masks == NULL)
+	d->n_sets = sets->n;
+	d->masks = malloc(len);
+	if (d->masks == NULL)
 		return DSM_ENOMEM;
-	memcpy(rep->done->masks, masks, len);
+	memcpy(d->masks, masks, len);
 	return DSM_OK;
+}
+
+int
+coord__masks_read(struct coord *k, struct attempt *a,
+                  const struct dsm_msg_masks *m)
+{
+	struct done *d = NULL;
+	uint64_t n_bytes;
+	int err =
+	    read_masks(k, &m->masks, &m->sets, a->lo, a->hi, &n_bytes, &d);
+
+	if (err != DSM_OK) {
+		coord__done_free(d);
+		return err;
+	}
+	d->next = a->done;
+	a->done = d;
+	return DSM_OK;
+}
+
+/* Were masks sent ahead of tasks from `end` on? Those before it are complete. */
+static int
+any_beyond(const struct done *d, uint64_t end)
+{
+	for (; d != NULL; d = d->next)
+		if (d->n_sets > 0 && d->sets[d->n_sets - 1].task >= end)
+			return 1;
+	return 0;
 }
 
 int
@@ -115,10 +148,23 @@ coord__report_read(struct coord *k, struct run *r, const struct attempt *a,
                    struct report *rep)
 {
 	int err = read_failures(rep, a);
+	uint64_t end, n_bytes;
 
 	dsm__counters_unpack(rep->m.counters, &rep->counters);
 	/* Writes of a loop's chunk in which an iteration failed are void. */
-	if (err == DSM_OK && !(rep->failed && !coord__run_isolated(r)))
-		err = read_masks(k, rep, a);
+	if (err != DSM_OK || (rep->failed && !coord__run_isolated(r)))
+		return err;
+	end = rep->failed ? rep->failure.task : a->hi;
+	err = read_masks(k, &rep->m.masks, &rep->m.sets, a->lo, end, &n_bytes,
+	                 &rep->done);
+	/* Without WRITES the client would never get those bytes. A failed task
+	 * may have been killed in the midst of its masks: the attempt is void
+	 * then. */
+	if (err == DSM_OK && rep->m.n_bytes == 0 &&
+	    (n_bytes > 0 || (a->done != NULL && !rep->failed)))
+		err = DSM_EPROTO;
+	if (err == DSM_OK && rep->failed &&
+	    rep->counters.tasks >= end - a->lo && any_beyond(a->done, end))
+		err = DSM_EPROTO;
 	return err;
 }

@@ -31,11 +31,11 @@ send_body(struct worker *w, unsigned type, int err, struct dsm_wbuf *body)
 }
 
 void
-worker_send_done(struct worker *w, const struct dsm_frame *f)
+worker_pass_on(struct worker *w, const struct dsm_frame *f)
 {
 	const struct iovec iov = {(void *)(uintptr_t)f->body, f->len};
 
-	w->p.up->send(w->p.up, DSM_MSG_DONE, &iov, 1);
+	w->p.up->send(w->p.up, f->type, &iov, 1);
 }
 
 void

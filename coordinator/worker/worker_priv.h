@@ -162,7 +162,8 @@ struct worker {
 
 /* --- worker.c: to the coordinator --- */
 
-void worker_send_done(struct worker *w, const struct dsm_frame *f);
+/* A frame of a slot, as it is. */
+void worker_pass_on(struct worker *w, const struct dsm_frame *f);
 void worker_send_failed(struct wsession *ss, const struct wexec *x,
                         const struct dsm_rec_failure *failure,
                         const char *text);

@@ -284,6 +284,27 @@ slot_spawn(struct wslot *s)
 /* --- while it lives --- */
 
 static void
+nonsense(struct wslot *s, const struct dsm_frame *f)
+{
+	log_warn("slot %u of session %llu sent nonsense (%s)", s->number,
+	         ULL(s->ss->id), dsm__msg_name(f->type));
+	slot_kill(s, KILL_NONSENSE);
+}
+
+static void
+slot_masks(struct wslot *s, const struct dsm_frame *f)
+{
+	struct dsm_msg_masks m;
+
+	if (dsm__decode_masks(f->body, f->len, &m) != DSM_OK || s->n_out == 0 ||
+	    m.session != s->ss->id || m.run != s->out[0].run ||
+	    m.attempt != s->out[0].attempt)
+		nonsense(s, f);
+	else if (s->ss->state != WSESSION_CLOSING)
+		worker_pass_on(s->ss->w, f);
+}
+
+static void
 slot_done(struct wslot *s, const struct dsm_frame *f)
 {
 	struct dsm_msg_done m;
@@ -292,13 +313,11 @@ slot_done(struct wslot *s, const struct dsm_frame *f)
 	    dsm__decode_done(f->body, f->len, &m) != DSM_OK || s->n_out == 0 ||
 	    m.session != s->ss->id || m.run != s->out[0].run ||
 	    m.attempt != s->out[0].attempt) {
-		log_warn("slot %u of session %llu sent nonsense (%s)",
-		         s->number, ULL(s->ss->id), dsm__msg_name(f->type));
-		slot_kill(s, KILL_NONSENSE);
+		nonsense(s, f);
 		return;
 	}
 	if (s->ss->state != WSESSION_CLOSING)
-		worker_send_done(s->ss->w, f);
+		worker_pass_on(s->ss->w, f);
 	if (m.n_bytes > 0)
 		dsm__wbuf_put(&s->wrote, &m.attempt, sizeof(m.attempt));
 	s->out[0] = s->out[1];
@@ -316,7 +335,10 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 	(void)h;
 	if (s->kill_why == KILL_NONSENSE)
 		return;
-	slot_done(s, f);
+	if (f->type == DSM_MSG_MASKS)
+		slot_masks(s, f);
+	else
+		slot_done(s, f);
 	session_settle(s->ss);
 }
 

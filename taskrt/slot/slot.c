@@ -103,17 +103,6 @@ note_failure(struct outcome *out)
 	out->failure.text_len = (uint32_t)strlen(out->text);
 }
 
-/* What changed is described to the coordinator in one message. */
-static void __attribute__((noreturn))
-stop_too_scattered(uint64_t lo, uint64_t hi)
-{
-	stop(SLOT_EXIT_SETUP,
-	     "tasks %llu-%llu have changed single bytes in too much memory: "
-	     "where is more than %u MiB; smaller tasks or chunks help",
-	     (unsigned long long)lo, (unsigned long long)hi,
-	     DSM_FRAME_MAX >> 20);
-}
-
 /* Tasks [lo, hi) as one writer. Returns 0 to go on, 1 when it failed. */
 static int
 one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
@@ -149,8 +138,6 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 	if (err == DSM_ECONN || err == DSM_ETIMEDOUT || err == DSM_EPROTO)
 		stop(SLOT_EXIT_DATA, "cannot send a write set: %s",
 		     dsm__strerror(err));
-	if (err == DSM_ENOSPC)
-		stop_too_scattered(lo, hi);
 	if (err != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot make a write set: %s",
 		     dsm__strerror(err));
@@ -192,8 +179,6 @@ send_done(const struct dsm_msg_exec *x, struct outcome *out)
 	if (err != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot encode DONE: %s",
 		     dsm__strerror(err));
-	if (sl.done.len > DSM_FRAME_MAX)
-		stop_too_scattered(x->lo, x->hi);
 	iov = (struct iovec){sl.done.ptr, sl.done.len};
 	err = dsm__conn_send(sl.control, DSM_MSG_DONE, 0, 0, &iov, 1);
 	if (err == DSM_OK)
@@ -411,6 +396,8 @@ slot_main(void *arg)
 	fetch.counters = &sl.counters;
 	fetch_init(&fetch);
 	ws.data = sl.data;
+	ws.control = sl.control;
+	ws.session = sl.session;
 	ws.counters = &sl.counters;
 	ws.allow_lz4 =
 	    !sl.embedded && strncmp(dsm__conn_peer(sl.data), "127.", 4) != 0;

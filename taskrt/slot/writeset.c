@@ -13,8 +13,9 @@
 #define PART_BYTES (4u << 20)
 #define TWIN_PAGES 64u
 #define SEND_MS 30000u
-/* Masks of an attempt: what the coordinator unpacks, and offsets of 32 bits. */
-#define MASKS_MAX (UINT32_C(1) << 28)
+/* Masks, and tasks that have some, that wait for DONE. */
+#define MASKS_BYTES (8u << 20)
+#define MASKS_SETS (64u << 10)
 
 static struct {
 	struct writeset_params p;
@@ -27,9 +28,10 @@ static struct {
 	uint64_t stage_used;        /* bytes of the staging file in this run */
 	struct dsm_wbuf mask, data; /* the pair being filled */
 	struct dsm_wbuf packed;     /* squeezed pairs of the part */
-	struct dsm_wbuf masks;      /* of the whole attempt, raw, by task */
+	struct dsm_wbuf masks;      /* of the attempt, raw, by task: not sent */
 	struct dsm_wbuf sets, squeezed, frame;
 	uint32_t n_sets;
+	uint32_t set_off;      /* where those of the task at work begin */
 	uint64_t task;         /* whose pairs are being filled */
 	struct dsm_wbuf marks; /* of the part, as the next two */
 	uint32_t n_marks;
@@ -67,7 +69,7 @@ writeset_begin(uint64_t attempt)
 	ws.attempt = attempt;
 	ws.part = 0;
 	ws.n_bytes = 0;
-	ws.n_sets = 0;
+	ws.n_sets = ws.set_off = 0;
 	dsm__wbuf_reset(&ws.mask);
 	dsm__wbuf_reset(&ws.data);
 	dsm__wbuf_reset(&ws.packed);
@@ -206,7 +208,56 @@ committed(const struct space_range *r)
 	}
 }
 
-/* Bound what one pair, and one part, can grow to. */
+/* The masks of the task at work, so far, are a set. */
+static int
+close_set(void)
+{
+	const struct dsm_rec_taskset set = {
+	    .task = ws.task,
+	    .mask_off = ws.set_off,
+	    .mask_len = (uint32_t)ws.masks.len - ws.set_off,
+	};
+
+	ws.set_off = (uint32_t)ws.masks.len;
+	if (set.mask_len == 0)
+		return DSM_OK;
+	ws.n_sets++;
+	return dsm__pack_taskset(&ws.sets, &set);
+}
+
+static int
+send_masks(void)
+{
+	struct dsm_msg_masks m = {
+	    .session = ws.p.session,
+	    .run = ws.run,
+	    .attempt = ws.attempt,
+	};
+	struct iovec iov;
+	int err = close_set();
+
+	dsm__wbuf_reset(&ws.squeezed);
+	dsm__wbuf_reset(&ws.frame);
+	if (err == DSM_OK)
+		err = dsm__squeeze(&ws.squeezed, ws.masks.ptr, ws.masks.len,
+		                   ws.p.allow_lz4);
+	m.sets = (struct dsm_array){ws.sets.ptr, ws.n_sets};
+	m.masks = (struct dsm_blob){ws.squeezed.ptr, (uint32_t)ws.squeezed.len};
+	if (err == DSM_OK)
+		err = dsm__encode_masks(&ws.frame, &m);
+	if (err != DSM_OK)
+		return err;
+	iov = (struct iovec){ws.frame.ptr, ws.frame.len};
+	err = dsm__conn_send(ws.p.control, DSM_MSG_MASKS, 0, 0, &iov, 1);
+	if (err == DSM_OK)
+		err = dsm__conn_drain(ws.p.control, dsm__deadline_ms(SEND_MS));
+	dsm__wbuf_reset(&ws.masks);
+	dsm__wbuf_reset(&ws.sets);
+	ws.n_sets = ws.set_off = 0;
+	return err;
+}
+
+/* Bound what one pair, one part and one message of masks can grow to. */
 static int
 spill(size_t pair_bytes)
 {
@@ -216,6 +267,9 @@ spill(size_t pair_bytes)
 		err = close_pair();
 	if (err == DSM_OK && ws.packed.len >= PART_BYTES)
 		err = send_part(0);
+	if (err == DSM_OK &&
+	    (ws.masks.len >= MASKS_BYTES || ws.n_sets >= MASKS_SETS))
+		err = send_masks();
 	return err;
 }
 
@@ -264,21 +318,13 @@ int
 writeset_collect(uint64_t task)
 {
 	uint64_t start = dsm__now();
-	struct dsm_rec_taskset set = {
-	    .task = task,
-	    .mask_off = (uint32_t)ws.masks.len,
-	};
+
 	ws.task = task;
 	int err = space_collect(diff_pages, NULL);
 	if (err == DSM_OK)
 		err = spill(0);
-	if (err == DSM_OK && ws.masks.len > MASKS_MAX)
-		err = DSM_ENOSPC;
-	if (err == DSM_OK && ws.masks.len > set.mask_off) {
-		set.mask_len = (uint32_t)ws.masks.len - set.mask_off;
-		err = dsm__pack_taskset(&ws.sets, &set);
-		ws.n_sets++;
-	}
+	if (err == DSM_OK)
+		err = close_set();
 	ws.p.counters->diff_ns += dsm__now() - start;
 	return err;
 }

@@ -1,6 +1,7 @@
 /*
  * The write set of an attempt: private pages compared with their twins, packed,
- * sent to the client in parts; the masks are kept for DONE.
+ * sent to the client in parts; the masks are kept for DONE, or sent ahead of it
+ * when they are many.
  *
  *   writeset_begin                 a new attempt
  *   writeset_collect(task)         after each isolated task; also drops the
@@ -18,6 +19,8 @@
 
 struct writeset_params {
 	struct dsm_conn *data;
+	struct dsm_conn *control; /* to the worker: masks that are many */
+	uint64_t session;
 	int stage_fd;  /* embedded: staging memfd, else -1 */
 	int allow_lz4; /* the link is slower than the codec */
 	struct dsm_counters *counters;

@@ -1125,6 +1125,43 @@ poke_corners(size_t i, void *ctx)
 	p[i * (1024u << 20) + (1024u << 20) - 1] = (unsigned char)(i + 11);
 }
 
+enum { STRIPES = 40000 }; /* pages; what changed takes 20 MB to say */
+
+static void
+write_every_other_byte(void *arg)
+{
+	unsigned char *p = *(unsigned char **)arg;
+
+	for (size_t i = 0; i < (size_t)STRIPES * PAGE; i += 2)
+		p[i] = (unsigned char)(i >> 12 | 1);
+}
+
+static void
+write_one_odd_byte(void *arg)
+{
+	(*(unsigned char **)arg)[17 * PAGE + 1] = 1;
+}
+
+static void
+every_other_byte_of_much_scattered_memory_can_be_written(void)
+{
+	unsigned char *p = dsm_calloc(STRIPES, PAGE);
+	struct taskrt_task t[] = {{write_every_other_byte, &p},
+	                          {write_one_odd_byte, &p}};
+	size_t bad = 0;
+
+	CHECK(p != NULL);
+	CHECK(taskrt_run(t, 2, NULL) == 0);
+	for (size_t i = 0; i < (size_t)STRIPES * PAGE; i++)
+		bad += p[i] != (i % 2 == 0 ? (unsigned char)(i >> 12 | 1)
+		                           : i == 17 * PAGE + 1);
+	CHECK(bad == 0);
+	t[1].fn = write_every_other_byte;
+	memset(p, 0, (size_t)STRIPES * PAGE);
+	CHECK(taskrt_run(t, 2, NULL) == TASKRT_ERACE);
+	dsm_free(p);
+}
+
 static void
 four_gigabytes_mostly_untouched_cost_little(void)
 {
@@ -1769,6 +1806,7 @@ static const struct {
     CASE(a_task_may_allocate_gigabytes),
     CASE(two_hundred_thousand_scattered_pages_can_be_read),
     CASE(hundred_thousand_scattered_pages_can_be_written),
+    CASE(every_other_byte_of_much_scattered_memory_can_be_written),
     CASE(four_gigabytes_mostly_untouched_cost_little),
     CASE(a_million_iterations),
     CASE(a_hundred_thousand_tasks_in_one_bunch),

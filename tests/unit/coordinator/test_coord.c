@@ -322,6 +322,32 @@ answer_done(struct fake *w, const struct dsm_msg_exec *x,
 	return err;
 }
 
+/* MASKS ahead of DONE: `task` wrote 8 bytes at addr. */
+static int
+masks_ahead(struct fake *w, const struct dsm_msg_exec *x, uint64_t task,
+            uint64_t addr)
+{
+	uint64_t head = (addr >> 12) << 4 | 2;
+	uint16_t run[3] = {1, addr & 4095, 8};
+	const struct dsm_rec_taskset set = {task, 0, 14};
+	struct dsm_msg_masks m = {
+	    .session = x->session, .run = x->run, .attempt = x->attempt};
+	struct dsm_wbuf mask = {0}, masks = {0}, sets = {0};
+	int err;
+
+	MUST_OK(dsm__wbuf_put(&mask, &head, sizeof(head)));
+	MUST_OK(dsm__wbuf_put(&mask, run, sizeof(run)));
+	MUST_OK(dsm__squeeze(&masks, mask.ptr, mask.len, 1));
+	MUST_OK(dsm__pack_taskset(&sets, &set));
+	m.sets = (struct dsm_array){sets.ptr, 1};
+	m.masks = (struct dsm_blob){masks.ptr, (uint32_t)masks.len};
+	err = say(w, DSM_MSG_MASKS, dsm__encode_masks(&w->buf, &m));
+	dsm__wbuf_fini(&mask);
+	dsm__wbuf_fini(&masks);
+	dsm__wbuf_fini(&sets);
+	return err;
+}
+
 #define answer(w, x, ...) answer_done(w, x, &(const struct answer){__VA_ARGS__})
 
 static int
@@ -941,6 +967,78 @@ test_two_writers_of_a_byte_are_a_race(void)
 }
 
 static void
+test_masks_sent_ahead_are_checked_for_races(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x, y;
+	struct dsm_rec_race race;
+
+	rig_init(&g, 2, 1);
+	MUST_OK(launch(&g, .end = 2));
+	MUST(next_exec(&g.w[0], &x));
+	MUST(next_exec(&g.w[1], &y));
+	MUST_OK(masks_ahead(&g.w[0], &x, x.lo, HEAP + 16));
+	MUST_OK(masks_ahead(&g.w[0], &x, x.lo, HEAP + 8192));
+	MUST_OK(answer(&g.w[0], &x, .addr = HEAP + 12288));
+	MUST_OK(masks_ahead(&g.w[1], &y, y.lo, HEAP + 4096));
+	MUST_OK(answer(&g.w[1], &y, .addr = HEAP + 8196));
+	MUST_OK(stored(&g.c, &x));
+	MUST_OK(stored(&g.c, &y));
+	expect_verdict(&g.c, DSM_ERACE, &v);
+	MUST_BE(v.n_races, 1);
+	MUST_OK(dsm__unpack_race(&v.races, 0, &race));
+	MUST_BE(race.addr, HEAP + 8196);
+	MUST_BE(race.len, 4);
+	rig_fini(&g);
+}
+
+static void
+test_masks_of_an_attempt_that_is_lost_count_for_nothing(void)
+{
+	struct rig g;
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x, y;
+
+	rig_init(&g, 1, 2);
+	MUST_OK(launch(&g, .end = 2, .retries = 1));
+	MUST(next_exec(&g.w[0], &x));
+	MUST(next_exec(&g.w[0], &y));
+	MUST_OK(masks_ahead(&g.w[0], &x, x.lo, HEAP + 16));
+	MUST_OK(returned(&g.w[0], &x, "slot was killed"));
+	MUST_OK(masks_ahead(&g.w[0], &x, x.lo, HEAP + 16)); /* late */
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(answer(&g.w[0], &x, .addr = HEAP + 4096));
+	MUST_OK(answer(&g.w[0], &y, .addr = HEAP + 16));
+	MUST_OK(stored(&g.c, &x));
+	MUST_OK(stored(&g.c, &y));
+	expect_verdict(&g.c, DSM_OK, &v);
+	MUST_BE(v.accepted.n, 2);
+	rig_fini(&g);
+}
+
+static void
+test_masks_must_be_of_the_attempts_tasks_and_be_stored(void)
+{
+	struct rig g;
+	struct dsm_msg_exec x;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 1));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_BE(masks_ahead(&g.w[0], &x, x.hi, HEAP + 16), DSM_EPROTO);
+	rig_fini(&g);
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 1));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(masks_ahead(&g.w[0], &x, x.lo, HEAP + 16));
+	/* DONE says that nothing was sent to the client. */
+	MUST_BE(answer(&g.w[0], &x, 0), DSM_EPROTO);
+	rig_fini(&g);
+}
+
+static void
 test_cancel_is_answered_at_once(void)
 {
 	struct rig g;
@@ -1413,6 +1511,9 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_who_keeps_partial_results_is_told_what_is_missing),
       T(test_a_failed_range_says_what_it_was),
       T(test_two_writers_of_a_byte_are_a_race),
+      T(test_masks_sent_ahead_are_checked_for_races),
+      T(test_masks_of_an_attempt_that_is_lost_count_for_nothing),
+      T(test_masks_must_be_of_the_attempts_tasks_and_be_stored),
       T(test_cancel_is_answered_at_once),
       T(test_a_run_without_workers_ends_after_a_while),
       T(test_a_worker_whose_cpu_lacks_something_is_not_asked),
