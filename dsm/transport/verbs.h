@@ -132,7 +132,7 @@ void dsm__conn_verbs_withdraw(struct dsm_conn *c);
  * they end in the order of their starts. Frames that arrive meanwhile are kept
  * for dsm__conn_recv. A read that the peer refuses (wrong key, out of range) fails
  * the conn.
- *   start  DSM_OK, DSM_EAGAIN (too many in flight: wait for one), DSM_EINVAL
+ *   start  DSM_OK, DSM_EAGAIN (too many not waited for: wait for one), DSM_EINVAL
  *          (not inside the ring), DSM_ECONN
  *   wait   for the oldest: spins for spin_ns, then sleeps until the deadline.
  *          DSM_OK, DSM_ETIMEDOUT (it stays in flight), DSM_ECONN, DSM_EINVAL (none

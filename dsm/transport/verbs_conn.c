@@ -568,11 +568,9 @@ dsm__conn_read_start(struct dsm_conn *c, uint64_t remote, uint32_t rkey,
 	if (c->ops != &dsm__verbs_ops || q->ring_mr == NULL ||
 	    q->max_reads == 0 || !in_ring(q, to, len))
 		return DSM_EINVAL;
-	if (q->err == DSM_OK && reads_in_flight(q) == VERBS_READS)
-		progress(q);
 	if (q->err != DSM_OK)
 		return q->err;
-	if (reads_in_flight(q) == VERBS_READS)
+	if (q->reads_started - q->reads_taken == VERBS_READS)
 		return DSM_EAGAIN;
 	sge.lkey = q->ring_mr->lkey;
 	err = post(q, &wr, KIND_READ);

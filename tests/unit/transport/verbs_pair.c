@@ -41,18 +41,45 @@ verbs_tcp_pair(uint32_t max_body, struct dsm_conn *c_p[2])
 	return conformance_sockets(&dsm__tcp_ops, dsm__shm_pair, max_body, c_p);
 }
 
-int
-verbs_pair(uint32_t max_body, struct dsm_conn *c_p[2])
+static int
+pair_in(struct dsm_verbs_domain *d, uint32_t max_body, struct dsm_conn *c_p[2])
 {
 	struct dsm_msg_qp qp[2];
-	struct dsm_error e = {0};
 
 	MUST_OK(verbs_tcp_pair(max_body, c_p));
 	for (int i = 0; i < 2; i++)
-		MUST_OK(dsm__conn_verbs_offer(c_p[i], domain, &qp[i], &e));
+		MUST_OK(dsm__conn_verbs_offer(c_p[i], d, &qp[i], NULL));
 	for (int i = 0; i < 2; i++)
-		MUST_OK(dsm__conn_verbs_connect(c_p[i], &qp[1 - i], &e));
+		MUST_OK(dsm__conn_verbs_connect(c_p[i], &qp[1 - i], NULL));
 	for (int i = 0; i < 2; i++)
-		MUST_OK(dsm__conn_verbs_go(c_p[i], &e));
+		MUST_OK(dsm__conn_verbs_go(c_p[i], NULL));
 	return DSM_OK;
+}
+
+int
+verbs_pair(uint32_t max_body, struct dsm_conn *c_p[2])
+{
+	return pair_in(domain, max_body, c_p);
+}
+
+static struct dsm_verbs_domain *small_domain;
+
+int
+verbs_pair_of_depth(uint32_t depth, uint32_t max_body, struct dsm_verbs **v_p,
+                    struct dsm_conn *c_p[2])
+{
+	struct dsm_verbs_choice c = {.port = 0};
+
+	MUST_OK(dsm__verbs_choice_env(&c, NULL));
+	c.depth = depth;
+	MUST_OK(dsm__verbs_open(&c, v_p, NULL));
+	MUST_OK(dsm__verbs_domain_create(*v_p, &small_domain, NULL));
+	return pair_in(small_domain, max_body, c_p);
+}
+
+void
+verbs_pair_done(struct dsm_verbs *v)
+{
+	dsm__verbs_domain_destroy(small_domain);
+	dsm__verbs_close(v);
 }

@@ -13,5 +13,10 @@ struct dsm_verbs_domain *verbs_domain(void);
 int verbs_pair(uint32_t max_body, struct dsm_conn *c_p[2]);
 /* The same as far as TCP. */
 int verbs_tcp_pair(uint32_t max_body, struct dsm_conn *c_p[2]);
+/* The same on a device opened anew with that depth; verbs_pair_done closes it,
+ * after its conns. */
+int verbs_pair_of_depth(uint32_t depth, uint32_t max_body,
+                        struct dsm_verbs **v_p, struct dsm_conn *c_p[2]);
+void verbs_pair_done(struct dsm_verbs *v);
 
 #endif
