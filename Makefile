@@ -18,6 +18,10 @@ SHELL := /bin/bash
 ifeq ($(origin CC),default)
 CC := gcc
 endif
+# The C++ compiler that belongs to CC.
+ifeq ($(origin CXX),default)
+CXX := $(if $(findstring clang,$(CC)),clang++,g++)
+endif
 STRIP ?= strip
 SANITIZE ?=
 T ?=
@@ -44,6 +48,9 @@ BASE_FLAGS := -std=gnu11 -D_GNU_SOURCE -Idsm/include -Itaskrt/include -MMD -MP \
 SAN_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 ALL_CFLAGS = $(BASE_FLAGS) -fPIC -fvisibility=default $(SAN_FLAGS) $(CPPFLAGS) \
 	$(CFLAGS)
+# Programs that use the library from C++; the library itself is C.
+CXX_ONLY_NOT := -std=% -Wstrict-prototypes -Wmissing-prototypes
+ALL_CXXFLAGS = -std=gnu++17 $(filter-out $(CXX_ONLY_NOT),$(ALL_CFLAGS))
 ALL_LDFLAGS = -pthread $(SAN_FLAGS) $(LDFLAGS)
 DSM_LIBS := -luv -llz4 -lurcu-bp -lurcu-cds -lm -lpthread -ldl
 
@@ -78,7 +85,7 @@ daemon_src := $(filter-out coordinator/taskrt-%.c,$(wildcard coordinator/*.c))
 daemons := $(patsubst coordinator/%.c,%,$(wildcard coordinator/taskrt-*.c))
 tool_src := $(wildcard tools/*.c)
 bench_src := $(wildcard bench/bench.c bench/bench_*.c)
-example_src := $(wildcard examples/*.c)
+example_src := $(wildcard examples/*.c examples/*.cpp)
 example_common := $(wildcard examples/common/*.c)
 # The slot is another program, but parts of it can be tested in this one.
 test_src := $(wildcard tests/unit/*/*.c tests/conformance/*.c) tests/main.c \
@@ -108,7 +115,8 @@ libcoord := $(B)/lib/libcoord.a
 shared := $(B)/lib/libdsm.so $(B)/lib/libtaskrt.so
 programs := $(addprefix $(B)/bin/,$(daemons) \
 	$(if $(wildcard tools/taskrt.c),taskrt))
-examples := $(patsubst examples/%.c,$(B)/examples/%,$(example_src))
+examples := $(addprefix $(B)/,$(basename $(example_src)))
+cxx_programs := $(addprefix $(B)/,$(basename $(filter %.cpp,$(example_src))))
 bench := $(if $(wildcard bench/bench.c),$(B)/bench/bench)
 unit := $(B)/tests/unit
 e2e := $(patsubst tests/e2e/%.c,$(B)/tests/e2e/%,$(e2e_src))
@@ -161,7 +169,10 @@ $(B)/lib/%.so: $(B)/lib/%.so.0
 
 $(programs) $(unit) $(e2e) $(fuzz) $(examples) $(bench):
 	@mkdir -p $(@D)
-	$(call say,LD) $(CC) -o $@ $^ $(ALL_LDFLAGS) $(EXTRA_LIBS) $(DSM_LIBS)
+	$(call say,LD) $(LINKER) -o $@ $^ $(ALL_LDFLAGS) $(EXTRA_LIBS) \
+		$(DSM_LIBS)
+LINKER = $(CC)
+$(cxx_programs): LINKER = $(CXX)
 
 $(addprefix $(B)/bin/,$(daemons)): $(B)/bin/%: $(B)/obj/coordinator/%.o \
 	$(call obj,$(daemon_src)) $(libcoord) $(libdsm)
@@ -210,6 +221,9 @@ $(B)/obj/%.o: %.c
 	$(call compile,$(ALL_CFLAGS))
 $(B)/obj/%.o: %.S
 	$(call compile,$(ALL_CFLAGS))
+$(B)/obj/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(call say,CXX) $(CXX) $(ALL_CXXFLAGS) -c -o $@ $<
 
 all_obj := $(call obj,$(dsm_src) $(coord_src) $(client_src) $(tool_src) \
 	$(bench_src) $(example_src) $(example_common) $(test_src) $(e2e_src) \
