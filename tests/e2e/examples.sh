@@ -122,6 +122,9 @@ same_everywhere "spmv, a small vector" spmv --columns 300000 --rows 5000
 # 36,000 scattered pages: more than mappings of a process can be split into.
 same_everywhere "spmv over 1 GiB" spmv --rows 20000 --rounds 2
 
+same_everywhere containers \
+	containers --chapters 8 --words 300 --different 200
+
 check_of mandelbrot "mandelbrot writes a PNG" \
 	is_png mandelbrot --width 300 --height 60
 check_of primes "primes writes a PNG" is_png primes --below 20000
