@@ -651,14 +651,29 @@ queue_destroy(struct queue *q)
 	free(q);
 }
 
-/* Shared: a private page that is pinned would move away from under the device
- * at the next fork. */
+/*
+ * Shared: a private page that is pinned would move away from under the device at
+ * the next fork. A file, because its name tells a client's table of ranges
+ * (dsm/heap/maptext.c) that this is no memory of the program.
+ */
+static void *
+map_buffers(size_t len)
+{
+	int fd = memfd_create("dsm-verbs", MFD_CLOEXEC);
+	void *p = MAP_FAILED;
+
+	if (fd >= 0 && ftruncate(fd, (off_t)len) == 0)
+		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (fd >= 0)
+		close(fd);
+	return p;
+}
+
 static int
 make_buffers(struct queue *q, struct dsm_error *e)
 {
 	size_t len = dsm__verbs_pinned(q->depth);
-	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
-	               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	void *p = map_buffers(len);
 
 	q->arrived = calloc(q->depth, sizeof(*q->arrived));
 	if (p == MAP_FAILED || q->arrived == NULL)
