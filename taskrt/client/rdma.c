@@ -77,7 +77,8 @@ cannot_open(const struct taskrt__config *config, int code,
 		    e, code, "transport verbs is asked for (%s), but: %s",
 		    taskrt__config_origin(config, TASKRT__SET_TRANSPORT),
 		    why->text);
-	if (code == DSM_ECONN)
+	/* Who names a device expects one. */
+	if (code == DSM_ECONN && config->verbs.device[0] == '\0')
 		log_info("no RDMA: %s; data links use tcp", why->text);
 	else
 		log_warn("RDMA cannot be used: %s; data links use tcp "

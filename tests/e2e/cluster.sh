@@ -110,6 +110,30 @@ soon 10 has_workers 1
 touch "$tmp/worker"
 check "no worker: the same program goes on when one is there" \
 	came alone 2 10 "$right"
+
+# --- RDMA that is not there ---
+
+with_device() { # LOG TRANSPORT
+	start "$1" env TASKRT_COORDINATOR="$addr" TASKRT_TRANSPORT="$2" \
+		TASKRT_VERBS_DEVICE=nosuch0 TASKRT_STAT=1 "$program" for:4:1
+}
+with_device insists verbs
+check "verbs without a device: the launch fails" \
+	came insists 1 10 'code -[1-9][0-9]* untouched'
+check "verbs without a device: it says what was asked for, and what is missing" \
+	says insists "transport verbs is asked for (environment), but: .*[Dd]evice"
+with_device auto auto
+check "auto without the device that was named: TCP does it" \
+	came auto 1 10 "$right"
+check "auto without the device that was named: one warning" \
+	[ "$(grep -c 'RDMA cannot be used: .*data links use tcp' "$tmp/auto.log")" = 1 ]
+check "auto without the device that was named: the counters say so" \
+	soon 10 says auto '^  data links *[1-9][0-9]* tcp (RDMA: .*[Dd]evice'
+with_device tcp tcp
+check "with tcp nobody looks for a device" came tcp 1 10 "$right"
+check "with tcp nobody is warned" eval "soon 10 says tcp 'data links *1 tcp$' &&
+	! grep -q RDMA '$tmp/tcp.log'"
+
 kill -TERM "$first" "$lonely"
 wait "$first" "$lonely"
 
