@@ -66,10 +66,15 @@ crt = $(shell $(CC) -print-file-name=$(1))
 SLOT_LDFLAGS := -static -pthread -nostartfiles \
 	-Wl,--no-relax,--eh-frame-hdr \
 	-Wl,-u,__pthread_unwind,-u,__call_tls_dtors \
+	-Wl,--wrap=mmap,--wrap=time,--wrap=gettimeofday \
 	-Wl,--defsym=__pthread_initialize_minimal=_init
 SLOT_CRT = $(call crt,crt1.o) $(call crt,crti.o) $(call crt,crtn.o)
 SLOT_ADDR_a := 0x1a0000000000
 SLOT_ADDR_b := 0x3a0000000000
+# The worker's has libibverbs in it, with all providers.
+SLOT_VERBS_LIBS = -Wl,--start-group \
+	$(filter-out -lpthread,$(shell pkg-config --static --libs libibverbs)) \
+	-Wl,--end-group
 
 # --- sources ---
 
@@ -78,8 +83,9 @@ obj = $(patsubst %,$(B)/obj/%.o,$(basename $(1)))
 # verbs_static.c is the static slot's way to libibverbs.
 dsm_src := $(filter-out %/verbs_static.c,$(wildcard $(addprefix dsm/,\
 	$(addsuffix /*.c,base wire transport heap image))))
-coord_src := $(wildcard coordinator/core/*.c coordinator/worker/*.c \
-	coordinator/worker/*.S)
+coord_src := $(wildcard coordinator/core/*.c coordinator/worker/*.c)
+slot_blob := $(B)/obj/coordinator/worker/slot_blob.o
+slot_blob_verbs := $(B)/obj/coordinator/worker/slot_blob_verbs.o
 client_src := $(wildcard taskrt/client/*.c)
 daemon_src := $(filter-out coordinator/taskrt-%.c,$(wildcard coordinator/*.c))
 daemons := $(patsubst coordinator/%.c,%,$(wildcard coordinator/taskrt-*.c))
@@ -97,9 +103,16 @@ fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
 # Its main first: without it (slot.c) there is no slot to build.
 slot_own := $(if $(wildcard taskrt/slot/slot.c),$(wildcard taskrt/slot/*.c \
 	taskrt/slot/*.S))
-slot_src := $(slot_own) $(wildcard dsm/base/*.c dsm/wire/*.c dsm/image/*.c \
+slot_src := $(filter-out taskrt/slot/verbs%,$(slot_own)) \
+	$(wildcard dsm/base/*.c dsm/wire/*.c dsm/image/*.c \
 	dsm/transport/conn.c dsm/transport/tcp.c dsm/transport/shm.c)
 slot_obj := $(patsubst %,$(B)/slot/obj/%.o,$(basename $(slot_src)))
+# Two kinds: the worker daemon's slots can use verbs; those of programs that run
+# their tasks themselves share memory with it and are spared two megabytes.
+slot_plain_obj := $(B)/slot/obj/taskrt/slot/verbs_none.o
+slot_verbs_obj := $(B)/slot/obj/taskrt/slot/verbs.o $(patsubst \
+	%.c,$(B)/slot/obj/%.o,$(filter-out %/verbs_lib.c,\
+	$(wildcard dsm/transport/verbs*.c)))
 
 # --- what to build ---
 
@@ -121,7 +134,8 @@ bench := $(if $(wildcard bench/bench.c),$(B)/bench/bench)
 unit := $(B)/tests/unit
 e2e := $(patsubst tests/e2e/%.c,$(B)/tests/e2e/%,$(e2e_src))
 fuzz := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(fuzz_src))
-slots := $(if $(slot_own),$(B)/slot/taskrt-slot-a $(B)/slot/taskrt-slot-b)
+slots := $(if $(slot_own),$(foreach v,a b,$(B)/slot/taskrt-slot-$(v) \
+	$(B)/slot/taskrt-slot-verbs-$(v)))
 
 .PHONY: all libs programs examples bench-program test-programs unit-tests test \
 	test-rdma demo bench lint check-layers fuzz fuzz-programs clean
@@ -137,9 +151,9 @@ test-programs: $(unit) $(e2e) $(fuzz)
 # --- libraries ---
 
 $(libdsm): $(call obj,$(dsm_src))
-$(libcoord): $(call obj,$(coord_src))
-$(libinternal): $(call obj,$(coord_src) $(client_src))
-$(B)/lib/taskrt.o: $(call obj,$(coord_src) $(client_src))
+$(libcoord): $(call obj,$(coord_src)) $(slot_blob_verbs)
+$(libinternal): $(call obj,$(coord_src) $(client_src)) $(slot_blob)
+$(B)/lib/taskrt.o: $(call obj,$(coord_src) $(client_src)) $(slot_blob)
 	@mkdir -p $(@D)
 	$(call say,LD) ld -r -o $@ $(filter %.o,$^)
 	@objcopy --wildcard $(addprefix --keep-global-symbol=,\
@@ -154,8 +168,8 @@ $(libdsm) $(libcoord) $(libtaskrt) $(libinternal):
 # The one in install/ is for folders that the loader searches anyway.
 libtaskrt_so := $(B)/lib/libtaskrt.so.0 $(B)/install/libtaskrt.so.0
 $(B)/lib/libdsm.so.0: $(call obj,$(dsm_src)) dsm/libdsm.map
-$(libtaskrt_so): $(call obj,$(coord_src) $(client_src)) taskrt/libtaskrt.map \
-	$(B)/lib/libdsm.so.0
+$(libtaskrt_so): $(call obj,$(coord_src) $(client_src)) $(slot_blob) \
+	taskrt/libtaskrt.map $(B)/lib/libdsm.so.0
 $(B)/lib/libtaskrt.so.0: RUNPATH := '-Wl,-rpath,$$ORIGIN'
 $(B)/lib/libdsm.so.0 $(libtaskrt_so):
 	@mkdir -p $(@D)
@@ -192,20 +206,33 @@ $(fuzz): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(call obj,$(fuzz_driver)) \
 	$(libdsm)
 $(fuzz): EXTRA_LIBS := $(if $(findstring fuzzer,$(SANITIZE)),-fsanitize=fuzzer)
 
-# --- the slot, twice, and its images inside libtaskrt ---
+# --- the slot: two addresses, with and without verbs; images of it ---
 
-$(B)/slot/taskrt-slot-%: $(slot_obj)
+$(B)/slot/taskrt-slot-a $(B)/slot/taskrt-slot-b: $(slot_obj) $(slot_plain_obj)
+	$(call say,LD) $(CC) -o $@ $(SLOT_LDFLAGS) \
+		-Wl,-Ttext-segment=$(SLOT_ADDR_$(lastword $(subst -, ,$@))) \
+		$(SLOT_CRT) $^ -l:liblz4.a
+$(B)/slot/taskrt-slot-verbs-%: $(slot_obj) $(slot_verbs_obj)
+	@pkg-config --exists libibverbs || { echo "libibverbs-dev and" \
+		"pkg-config are needed: tools/setup.sh build" >&2; exit 1; }
 	$(call say,LD) $(CC) -o $@ $(SLOT_LDFLAGS) \
 		-Wl,-Ttext-segment=$(SLOT_ADDR_$*) \
-		$(SLOT_CRT) $(slot_obj) -l:liblz4.a
-$(B)/slot/slot-%.bin: $(if $(slot_own),$(B)/slot/taskrt-slot-%)
+		$(SLOT_CRT) $^ -l:liblz4.a $(SLOT_VERBS_LIBS)
+$(B)/slot/plain/slot-%.bin: $(if $(slot_own),$(B)/slot/taskrt-slot-%)
 	@mkdir -p $(@D)
 	$(call say,STRIP) $(if $(slot_own),$(STRIP) --strip-all -o $@ $<,: >$@)
-.SECONDARY: $(addprefix $(B)/slot/,slot-a.bin slot-b.bin)
+$(B)/slot/verbs/slot-%.bin: $(if $(slot_own),$(B)/slot/taskrt-slot-verbs-%)
+	@mkdir -p $(@D)
+	$(call say,STRIP) $(if $(slot_own),$(STRIP) --strip-all -o $@ $<,: >$@)
+.SECONDARY: $(foreach k,plain verbs,$(addprefix $(B)/slot/$(k)/,slot-a.bin \
+	slot-b.bin))
 
-slot_blob := $(B)/obj/coordinator/worker/slot_blob.o
-$(slot_blob): $(B)/slot/slot-a.bin $(B)/slot/slot-b.bin
-$(slot_blob): ALL_CFLAGS += -Wa,-I$(B)/slot
+$(slot_blob): $(B)/slot/plain/slot-a.bin $(B)/slot/plain/slot-b.bin
+$(slot_blob): ALL_CFLAGS += -Wa,-I$(B)/slot/plain
+$(slot_blob_verbs): $(B)/slot/verbs/slot-a.bin $(B)/slot/verbs/slot-b.bin
+$(slot_blob_verbs): coordinator/worker/slot_blob.S
+	@mkdir -p $(@D)
+	$(call say,CC) $(CC) $(ALL_CFLAGS) -Wa,-I$(B)/slot/verbs -c -o $@ $<
 
 # --- objects ---
 
@@ -227,7 +254,8 @@ $(B)/obj/%.o: %.cpp
 
 all_obj := $(call obj,$(dsm_src) $(coord_src) $(client_src) $(tool_src) \
 	$(bench_src) $(example_src) $(example_common) $(test_src) $(e2e_src) \
-	$(fuzz_src) $(wildcard coordinator/*.c tests/fuzz/driver.c)) $(slot_obj)
+	$(fuzz_src) $(wildcard coordinator/*.c tests/fuzz/driver.c)) $(slot_obj) \
+	$(slot_plain_obj) $(slot_verbs_obj)
 .SECONDARY: $(all_obj)
 -include $(all_obj:.o=.d)
 

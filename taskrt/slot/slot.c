@@ -34,6 +34,7 @@
 #include "syscalls.h"
 #include "task.h"
 #include "taskpage.h"
+#include "verbs.h"
 #include "writeset.h"
 #include "zone.h"
 
@@ -48,6 +49,9 @@ static struct {
 	uint32_t number;
 	uint64_t session;
 	int embedded;
+	int verbs, verbs_only; /* go over to a queue pair */
+	char choice[160];      /* of its device */
+	struct fetch_direct direct;
 	struct slot_ctl *ctl;
 	struct dsm_image image;
 	struct dsm_conn *control, *data;
@@ -69,6 +73,15 @@ stop(int status, const char *fmt, ...)
 		va_end(ap);
 	}
 	_exit(status);
+}
+
+/* The data link cannot be used any more. */
+static void __attribute__((noreturn)) stop_lost(const char *what)
+{
+	const char *why = dsm__conn_why(sl.data);
+
+	sl.ctl->fabric_failed = *why != '\0';
+	stop(SLOT_EXIT_DATA, "%s", *why != '\0' ? why : what);
 }
 
 /* --- one attempt --- */
@@ -118,14 +131,13 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 		stop(SLOT_EXIT_DATA, "the connection to the program is lost");
 	end = task_call(lo, hi);
 	if (end == FAULT_LOST)
-		stop(SLOT_EXIT_DATA, "the connection to the program is lost");
+		stop_lost("no answer from the program");
 	if (output_flush() != DSM_OK)
-		stop(SLOT_EXIT_DATA, "cannot send a task's output");
+		stop_lost("cannot send a task's output");
 	if (end == FAULT_FAILED) {
 		note_failure(out);
 		if (fetch_settle() != DSM_OK)
-			stop(SLOT_EXIT_DATA,
-			     "the connection to the program is lost");
+			stop_lost("no answer from the program");
 		writeset_discard();
 		return 1;
 	}
@@ -136,8 +148,7 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 	if (err == DSM_OK)
 		err = writeset_collect(lo);
 	if (err == DSM_ECONN || err == DSM_ETIMEDOUT || err == DSM_EPROTO)
-		stop(SLOT_EXIT_DATA, "cannot send a write set: %s",
-		     dsm__strerror(err));
+		stop_lost("cannot send a write set");
 	if (err != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "cannot make a write set: %s",
 		     dsm__strerror(err));
@@ -159,8 +170,7 @@ send_done(const struct dsm_msg_exec *x, struct outcome *out)
 
 	err = writeset_finish(&m.n_bytes, &m.sets, &m.masks);
 	if (err != DSM_OK)
-		stop(SLOT_EXIT_DATA, "cannot send a write set: %s",
-		     dsm__strerror(err));
+		stop_lost("cannot send a write set");
 	if (out->failed) {
 		dsm__wbuf_reset(&failure);
 		err = dsm__pack_failure(&failure, &out->failure);
@@ -244,7 +254,7 @@ find_task_page(uint64_t addr)
 		return;
 	/* Present and writable for the slot itself, whatever tasks do. */
 	if (fetch_page(r, addr, 0) >= FETCH_UNMAPPED)
-		stop(SLOT_EXIT_DATA, "cannot fetch the task page");
+		stop_lost("cannot fetch the task page");
 	space_open(r, addr);
 	if (!space_arm_own(addr))
 		stop(SLOT_EXIT_SETUP, "cannot open the task page: %s",
@@ -363,6 +373,44 @@ connect_links(void)
 }
 
 static void
+send_link(const char *transport, const char *text)
+{
+	const struct dsm_msg_link m = {sl.session, dsm__str(transport),
+	                               dsm__str(text)};
+	struct dsm_wbuf w = {0};
+	struct iovec iov;
+	int err = dsm__encode_link(&w, &m);
+
+	iov = (struct iovec){w.ptr, w.len};
+	if (err == DSM_OK)
+		err = dsm__conn_send(sl.control, DSM_MSG_LINK, 0, 0, &iov, 1);
+	dsm__wbuf_fini(&w);
+	if (err != DSM_OK)
+		stop(SLOT_EXIT_OK, "the worker is gone");
+}
+
+static void
+go_over(void)
+{
+	char text[VERBS_TEXT_MAX] = "";
+
+	switch (verbs_go_over(sl.data, sl.choice, &sl.direct, text)) {
+	case VERBS_OVER:
+		send_link("verbs", text);
+		return;
+	case VERBS_STAYED:
+		if (sl.verbs_only)
+			stop(SLOT_EXIT_SETUP, "cannot use verbs: %s", text);
+		send_link("tcp", text);
+		return;
+	case VERBS_LOST:
+		break;
+	}
+	sl.ctl->fabric_failed = 1;
+	stop(SLOT_EXIT_DATA, "%s", text);
+}
+
+static void
 slot_main(void *arg)
 {
 	struct dsm_error e = {0};
@@ -382,6 +430,8 @@ slot_main(void *arg)
 		stop(SLOT_EXIT_SETUP, "cannot map the image's states: %s",
 		     strerror(errno));
 	connect_links();
+	if (sl.verbs)
+		go_over();
 	if (sl.embedded) {
 		space.heap_fd = SLOT_FD_HEAP;
 		ws.stage_fd = SLOT_FD_STAGE;
@@ -394,13 +444,15 @@ slot_main(void *arg)
 	fetch.ctl = sl.ctl;
 	fetch.slot = sl.number;
 	fetch.counters = &sl.counters;
+	if (sl.direct.ring != NULL)
+		fetch.direct = &sl.direct;
 	fetch_init(&fetch);
 	ws.data = sl.data;
 	ws.control = sl.control;
 	ws.session = sl.session;
 	ws.counters = &sl.counters;
-	ws.allow_lz4 =
-	    !sl.embedded && strncmp(dsm__conn_peer(sl.data), "127.", 4) != 0;
+	ws.allow_lz4 = strcmp(dsm__conn_transport(sl.data), "tcp") == 0 &&
+	               strncmp(dsm__conn_peer(sl.data), "127.", 4) != 0;
 	writeset_init(&ws);
 	output_init(sl.data);
 	task.ctl = sl.ctl;
@@ -423,7 +475,7 @@ main(int argc, char **argv)
 {
 	void *ctl, *stack;
 
-	if (argc != 4) {
+	if (argc != 4 && argc != 5) {
 		fprintf(stderr, "taskrt-slot: started by taskrt-worker or "
 		                "libtaskrt only\n");
 		return 2;
@@ -438,6 +490,10 @@ main(int argc, char **argv)
 	sl.number = (uint32_t)strtoul(argv[1], NULL, 10);
 	sl.session = strtoull(argv[2], NULL, 10);
 	sl.embedded = strcmp(argv[3], "shm") == 0;
+	sl.verbs_only = strcmp(argv[3], "verbs-only") == 0;
+	sl.verbs = sl.verbs_only || strcmp(argv[3], "verbs") == 0;
+	if (argc == 5)
+		snprintf(sl.choice, sizeof(sl.choice), "%s", argv[4]);
 	ctl = zone_reserve(DSM_PAGE);
 	sl.ctl = mmap(ctl, DSM_PAGE, PROT_READ | PROT_WRITE,
 	              MAP_SHARED | MAP_FIXED_NOREPLACE, SLOT_FD_CTL, 0);

@@ -7,7 +7,11 @@
  *   4  data: stream to the client, HELLO and WELCOME already exchanged
  *   5  image pages   6 image states   7 control page (this struct)
  *   8  client heap memfd, embedded only   9 staging memfd, embedded only
- * argv: taskrt-slot SLOT-NUMBER SESSION TRANSPORT(tcp|shm)
+ * argv: taskrt-slot SLOT-NUMBER SESSION TRANSPORT [DEVICE]
+ *   tcp         shm         as it is
+ *   verbs       TCP whose client accepts a queue pair: go over when that works
+ *   verbs-only  the same; end when it does not
+ * DEVICE: what the user chose (dsm__verbs_choice_text).
  */
 #ifndef TASKRT_SLOT_SLOTCTL_H
 #define TASKRT_SLOT_SLOTCTL_H
@@ -31,7 +35,7 @@ enum {
 	SLOT_EXIT_OK = 0,        /* control stream closed */
 	SLOT_EXIT_COLLIDES = 80, /* client ranges overlap the slot's zone */
 	SLOT_EXIT_SETUP = 81,    /* see ctl->message */
-	SLOT_EXIT_DATA = 82,     /* connection to the client lost */
+	SLOT_EXIT_DATA = 82,     /* connection to the client lost: message */
 	SLOT_EXIT_CRASHED = 83,  /* a task crashed; it was reported in DONE */
 	SLOT_EXIT_PROTO = 84,    /* worker or client sent nonsense */
 };
@@ -53,7 +57,9 @@ struct slot_ctl {
 	/* worker, before the start: use the segv fault back-end though the
 	 * kernel has userfaultfd */
 	uint32_t force_segv;
-	char message[256]; /* why SLOT_EXIT_SETUP */
+	/* SLOT_EXIT_DATA: what failed is the queue pair, perhaps not the client */
+	uint32_t fabric_failed;
+	char message[256]; /* why it ended */
 };
 
 #endif
