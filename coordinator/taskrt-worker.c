@@ -7,6 +7,7 @@
 #include "../dsm/base/log.h"
 #include "daemon.h"
 #include "options.h"
+#include "rdma.h"
 #include "uplink.h"
 
 #define SLOTS_MAX 4096
@@ -14,6 +15,7 @@
 static const char *coordinator, *token_file, *shown_name, *faults;
 static uint64_t n_slots, wait_ms = 30000;
 static int once;
+static struct rdma_options rdma = {.gid_index = RDMA_ANY_GID};
 
 static const struct opt opts[] = {
     {"--coordinator", "-c", "HOST:PORT",
@@ -36,6 +38,18 @@ static const struct opt opts[] = {
      "how slots trap missing pages: auto, or segv where userfaultfd is not "
      "wanted",
      OPT_TEXT, &faults, 0, 0},
+    {"--transport", NULL, "KIND",
+     "tcp, verbs (RDMA or nothing), or auto: verbs where it works (default: "
+     "TASKRT_TRANSPORT)",
+     OPT_TEXT, &rdma.transport, 0, 0},
+    {"--device", NULL, "NAME", "RDMA device (default: TASKRT_VERBS_DEVICE)",
+     OPT_TEXT, &rdma.device, 0, 0},
+    {"--port", NULL, "N",
+     "of the device (default: TASKRT_VERBS_PORT, else the first active one)",
+     OPT_NUMBER, &rdma.port, 1, 255},
+    {"--gid-index", NULL, "N",
+     "address of the port (default: TASKRT_VERBS_GID_INDEX)", OPT_NUMBER,
+     &rdma.gid_index, 0, 255},
     {"--once", NULL, NULL,
      "end when the coordinator is gone, instead of "
      "joining again",
@@ -91,13 +105,14 @@ check_coordinator(void)
 }
 
 static int
-work(struct dsm_loop *loop, struct uplink *up)
+work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs)
 {
 	const struct worker_params p = {
 	    .n_slots = (unsigned)n_slots,
 	    .up = uplink_link(up),
 	    .heap_fd = -1,
 	    .relay = coordinator,
+	    .verbs = *verbs,
 	    .force_segv = faults != NULL && strcmp(faults, "segv") == 0,
 	};
 	struct dsm_error e = {0};
@@ -117,6 +132,7 @@ work(struct dsm_loop *loop, struct uplink *up)
 int
 main(int argc, char **argv)
 {
+	struct worker_verbs verbs = {0};
 	struct uplink_params p = {0};
 	struct dsm_loop *loop;
 	struct uplink *up;
@@ -138,6 +154,11 @@ main(int argc, char **argv)
 		log_error("cannot start: %s", dsm__strerror(err));
 		return 1;
 	}
+	status = rdma_probe(&rdma, &verbs);
+	if (status != 0) {
+		dsm__loop_destroy(loop);
+		return status;
+	}
 	if (token_file != NULL)
 		daemon_token_file(token_file);
 	err = uplink_create(loop, &p, &up);
@@ -146,7 +167,7 @@ main(int argc, char **argv)
 		dsm__loop_destroy(loop);
 		return 1;
 	}
-	status = work(loop, up);
+	status = work(loop, up, &verbs);
 	dsm__loop_destroy(loop);
 	uplink_free(up);
 	return status;

@@ -4,7 +4,8 @@
  *
  * DIRECT: connect to the client's listener -> HELLO -> WELCOME -> done
  * RELAY:  the same at the coordinator, which passes the HELLO on to the client;
- *         tried when DIRECT fails, or at once when the session says so
+ *         tried when DIRECT fails, or at once when the session says so; not when
+ *         verbs is a must: it needs a path of its own to the client
  */
 #include "worker_priv.h"
 
@@ -27,15 +28,16 @@ enum dial_stage {
 
 struct dial {
 	struct wsession *ss;
-	void (*done)(void *arg, int fd, const char *why);
+	void (*done)(void *arg, const struct dialled *d);
 	void *arg;
 	enum dial_stage stage;
+	int offered; /* our HELLO of this stage offered verbs */
 	const char *addr;
 	int fd; /* connecting, else -1 */
 	struct wpoll *poll;
 	struct wtimer *timer;      /* this stage's end; 0 ms: begin it */
 	struct dsm_handle *handle; /* waiting for WELCOME */
-	char why[600];
+	struct dialled result;
 };
 
 static void try_stage(struct dial *d);
@@ -53,15 +55,14 @@ free_dial(struct dial *d)
 }
 
 static void
-finish(struct dial *d, int fd)
+finish(struct dial *d)
 {
-	void (*done)(void *arg, int fd_, const char *why) = d->done;
+	void (*done)(void *arg, const struct dialled *r) = d->done;
+	struct dialled result = d->result;
 	void *arg = d->arg;
-	char why[sizeof(d->why)];
 
-	memcpy(why, d->why, sizeof(why));
 	free_dial(d);
-	done(arg, fd, why);
+	done(arg, &result);
 }
 
 static void
@@ -74,18 +75,18 @@ begin_stage(void *arg)
 __attribute__((format(printf, 2, 3))) static void
 fail_stage(struct dial *d, const char *fmt, ...)
 {
-	size_t used = strlen(d->why);
+	const size_t size = sizeof(d->result.why);
+	char *why = d->result.why;
+	size_t used = strlen(why);
 	va_list ap;
 
-	if (used > 0 && used < sizeof(d->why))
-		used += (size_t)snprintf(d->why + used, sizeof(d->why) - used,
-		                         "; ");
-	if (d->stage == DIAL_RELAY && used < sizeof(d->why))
-		used += (size_t)snprintf(d->why + used, sizeof(d->why) - used,
-		                         "relay: ");
-	if (used < sizeof(d->why)) {
+	if (used > 0 && used < size)
+		used += (size_t)snprintf(why + used, size - used, "; ");
+	if (d->stage == DIAL_RELAY && used < size)
+		used += (size_t)snprintf(why + used, size - used, "relay: ");
+	if (used < size) {
 		va_start(ap, fmt);
-		vsnprintf(d->why + used, sizeof(d->why) - used, fmt, ap);
+		vsnprintf(why + used, size - used, fmt, ap);
 		va_end(ap);
 	}
 	wpoll_close(d->poll);
@@ -102,12 +103,56 @@ fail_stage(struct dial *d, const char *fmt, ...)
 
 /* --- HELLO, WELCOME --- */
 
+/* Verbs is a must and cannot be: no other stage helps. */
 static void
-on_welcome(struct dial *d)
+fail_for_good(struct dial *d, const char *why)
 {
-	struct dsm_conn *conn = dsm__handle_detach(d->handle);
+	d->result.hopeless = 1;
+	snprintf(d->result.why, sizeof(d->result.why), "%s", why);
+	finish(d);
+}
+
+/* 0: it cannot be by this connection, and d is gone. */
+static int
+agree_on_verbs(struct dial *d, const struct dsm_msg_welcome *m)
+{
+	struct wsession *ss = d->ss;
+	const struct worker_verbs *v = &ss->w->p.verbs;
+	char why[sizeof(d->result.why)];
+
+	d->result.verbs = d->offered && (m->features & DSM_FEATURE_VERBS) != 0;
+	ss->way.client_insists = (m->flags & DSM_WELCOME_VERBS_ONLY) != 0;
+	if (d->result.verbs || !link_insists(ss))
+		return 1;
+	if (!ss->way.client_insists)
+		snprintf(why, sizeof(why),
+		         "this worker is to use verbs only, and the program "
+		         "does not offer it");
+	else if (d->stage == DIAL_RELAY)
+		snprintf(why, sizeof(why),
+		         "the program wants verbs only, and this worker "
+		         "reaches it through the coordinator's relay only: "
+		         "%.400s",
+		         d->result.why);
+	else
+		snprintf(why, sizeof(why),
+		         "the program wants verbs only, and this worker has "
+		         "none%s%s",
+		         v->why_not[0] != '\0' ? ": " : " (--transport tcp)",
+		         v->why_not);
+	fail_for_good(d, why);
+	return 0;
+}
+
+static void
+on_welcome(struct dial *d, const struct dsm_msg_welcome *m)
+{
+	struct dsm_conn *conn;
 	int fd;
 
+	if (!agree_on_verbs(d, m))
+		return;
+	conn = dsm__handle_detach(d->handle);
 	d->handle = NULL;
 	/* The conn keeps its descriptor. Nothing is buffered in it: the client
 	 * speaks next when it is asked. */
@@ -119,7 +164,21 @@ on_welcome(struct dial *d)
 	}
 	if (d->stage == DIAL_RELAY)
 		d->ss->use_relay = 1;
-	finish(d, fd);
+	d->result.fd = fd;
+	finish(d);
+}
+
+static void
+on_refuse(struct dial *d, const char *text, int code)
+{
+	const struct worker_verbs *v = &d->ss->w->p.verbs;
+
+	/* What a program that wants verbs only says to a HELLO without. */
+	if (code == DSM_EINCOMPAT && !d->offered && v->why_not[0] != '\0')
+		fail_stage(d, "%s refuses: %s; this worker: %s", d->addr, text,
+		           v->why_not);
+	else
+		fail_stage(d, "%s refuses: %s", d->addr, text);
 }
 
 static void
@@ -133,11 +192,11 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 	(void)h;
 	if (f->type == DSM_MSG_WELCOME &&
 	    dsm__decode_welcome(f->body, f->len, &welcome) == DSM_OK) {
-		on_welcome(d);
+		on_welcome(d, &welcome);
 	} else if (f->type == DSM_MSG_REFUSE &&
 	           dsm__decode_refuse(f->body, f->len, &refuse) == DSM_OK) {
-		fail_stage(d, "%s refuses: %s", d->addr,
-		           dsm__str_copy(text, sizeof(text), refuse.text));
+		on_refuse(d, dsm__str_copy(text, sizeof(text), refuse.text),
+		          -(int)refuse.code);
 	} else {
 		fail_stage(d, "%s: unexpected message %s", d->addr,
 		           dsm__msg_name(f->type));
@@ -171,6 +230,9 @@ send_hello(struct dial *d)
 	int err;
 
 	worker_fill_hello(d->ss->w, &h);
+	d->offered = d->stage == DIAL_DIRECT && link_offers_verbs(d->ss);
+	if (d->offered)
+		h.features |= DSM_FEATURE_VERBS;
 	err = dsm__encode_hello(&w, &h);
 	iov = (struct iovec){w.ptr, w.len};
 	if (err == DSM_OK)
@@ -228,7 +290,7 @@ stage_addr(const struct dial *d)
 
 	if (d->stage == DIAL_DIRECT)
 		return ss->use_relay ? "" : ss->addr;
-	return ss->w->relay;
+	return ss->w->p.verbs.only ? "" : ss->w->relay;
 }
 
 static void
@@ -240,11 +302,12 @@ try_stage(struct dial *d)
 	while (d->stage < DIAL_STAGES && *stage_addr(d) == '\0')
 		d->stage++;
 	if (d->stage == DIAL_STAGES) {
-		if (d->why[0] == '\0')
-			snprintf(
-			    d->why, sizeof(d->why),
-			    "the client gave no address and there is no relay");
-		finish(d, -1);
+		if (d->result.why[0] == '\0')
+			snprintf(d->result.why, sizeof(d->result.why),
+			         "the client gave no address and there is no "
+			         "relay%s",
+			         d->ss->w->p.verbs.only ? " for verbs" : "");
+		finish(d);
 		return;
 	}
 	d->addr = stage_addr(d);
@@ -266,7 +329,7 @@ try_stage(struct dial *d)
 
 int
 dial_start(struct wsession *ss,
-           void (*done)(void *arg, int fd, const char *why), void *arg,
+           void (*done)(void *arg, const struct dialled *r), void *arg,
            struct dial **d_p)
 {
 	struct dial *d = calloc(1, sizeof(*d));
@@ -276,7 +339,7 @@ dial_start(struct wsession *ss,
 	d->ss = ss;
 	d->done = done;
 	d->arg = arg;
-	d->fd = -1;
+	d->fd = d->result.fd = -1;
 	/* From the loop, so that done is never called from here. */
 	if (wtimer_open(ss->w->loop, begin_stage, d, &d->timer) != DSM_OK) {
 		free(d);

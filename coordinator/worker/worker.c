@@ -82,6 +82,17 @@ worker_send_unfit(struct wsession *ss, const char *reason)
 	send_body(ss->w, DSM_MSG_UNFIT, dsm__encode_unfit(&body, &m), &body);
 }
 
+void
+worker_send_link(struct wsession *ss, const char *transport, const char *text)
+{
+	const struct dsm_msg_link m = {.session = ss->id,
+	                               .transport = dsm__str(transport),
+	                               .text = dsm__str(text)};
+	struct dsm_wbuf body = {0};
+
+	send_body(ss->w, DSM_MSG_LINK, dsm__encode_link(&body, &m), &body);
+}
+
 static void
 send_pong(struct worker *w, uint64_t seq)
 {

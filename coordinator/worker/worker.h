@@ -35,6 +35,14 @@
 
 struct worker;
 
+/* RDMA for the slots. All zero: TCP only. */
+struct worker_verbs {
+	int usable; /* clients are offered it */
+	int only;   /* over verbs or not at all, never through the relay */
+	char choice[160];  /* which device: dsm__verbs_choice_text */
+	char why_not[400]; /* unless usable; "": nobody asked for it */
+};
+
 struct worker_params {
 	unsigned n_slots;
 	/* Frames to the coordinator go here. */
@@ -47,7 +55,8 @@ struct worker_params {
 	void *local_ctx;
 	int heap_fd; /* embedded: client heap memfd, else -1 */
 	uint64_t heap_base, heap_size; /* embedded */
-	const char *relay;   /* HOST:PORT of the coordinator, NULL: none */
+	const char *relay; /* HOST:PORT of the coordinator, NULL: none */
+	struct worker_verbs verbs;
 	int force_segv;      /* fault back-end segv though uffd works */
 	uint64_t connect_ms; /* for dialling a client, then the relay; 0: 5 s */
 	/* Program of slots, linked at address `variant` (0, 1); NULL: those

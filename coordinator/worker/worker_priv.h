@@ -5,6 +5,7 @@
  *     wsession.c  a session: runs, the queue of EXECs, which slot gets which
  *       wslot.c     the life of one slot process      watch.c  time-outs
  *         dial.c      its connection to the client
+ *         wlink.c     by which transport, and who hears of it
  *           spawn.h     processes                     wuv.c  libuv handles
  *
  * Upwards there are only the session_… calls that wslot.c makes when a slot has
@@ -86,6 +87,8 @@ struct wslot {
 	enum wslot_state state;
 	enum kill_why kill_why;
 	unsigned variant; /* slot program it was started with */
+	int verbs;        /* its client has offered a queue pair */
+	int connected;    /* verbs: it has said by which transport */
 	struct dial *dial;
 	struct wtimer *retry;
 	/* Descriptors for the process to come, -1 when not there. */
@@ -109,6 +112,14 @@ struct wslot {
 	uint64_t seen_attempt, seen_current, seen_since;
 };
 
+/* wlink.c */
+struct wlink {
+	int client_insists;            /* on verbs: its WELCOME said so */
+	uint64_t off_until;            /* no verbs before that */
+	char failure[400];             /* why */
+	char transport[16], text[400]; /* what the coordinator was told */
+};
+
 enum wsession_state {
 	WSESSION_OPEN,
 	WSESSION_UNFIT,   /* said so; no slots; remembered until its end */
@@ -123,6 +134,7 @@ struct wsession {
 	struct dsm_wbuf key;
 	char addr[DSM_ADDR_MAX]; /* client's data listener, "": relay only */
 	int use_relay;           /* direct connections have failed */
+	struct wlink way;
 	struct dsm_image image;
 	unsigned variant;  /* slot program to start */
 	unsigned collided; /* bit: that slot program does not fit */
@@ -170,6 +182,8 @@ void worker_send_failed(struct wsession *ss, const struct wexec *x,
 void worker_send_returned(struct worker *w, uint64_t session, uint64_t run,
                           uint64_t attempt, const char *reason);
 void worker_send_unfit(struct wsession *ss, const char *reason);
+void worker_send_link(struct wsession *ss, const char *transport,
+                      const char *text);
 /* HELLO with this machine's facts; the caller sets the role. */
 void worker_fill_hello(const struct worker *w, struct dsm_msg_hello *h);
 /* Descriptor of a slot program; borrowed. */
@@ -216,15 +230,36 @@ void slot_send_run(struct wslot *s);
 
 /* --- dial.c --- */
 
+struct dialled {
+	int fd;        /* the callback's; -1: see why */
+	int verbs;     /* the client takes a queue pair */
+	int hopeless;  /* fd -1: would be the same the next time */
+	char why[600]; /* "10.0.0.5:4000: Connection refused; relay …" */
+};
+
 /*
  * Connect to the session's client as DATA and exchange HELLO and WELCOME:
- * directly, then through the relay. done is called once, from the loop: fd, or
- * -1 and why ("10.0.0.5:4000: Connection refused; relay …").
+ * directly, then, unless verbs is a must, through the relay. done is called once,
+ * from the loop.
  */
 int dial_start(struct wsession *ss,
-               void (*done)(void *arg, int fd, const char *why), void *arg,
+               void (*done)(void *arg, const struct dialled *d), void *arg,
                struct dial **d_p);
 void dial_cancel(struct dial *d); /* not after done; NULL is fine */
+
+/* --- wlink.c --- */
+
+/* Somebody wants verbs or nothing. */
+int link_insists(const struct wsession *ss);
+/* Offer verbs to the client in the next HELLO? */
+int link_offers_verbs(const struct wsession *ss);
+/* Why a slot that was just connected is on TCP; "" is nothing to tell. */
+const char *link_why_tcp(const struct wsession *ss, char *buf, size_t size);
+/* What a new slot uses; the coordinator hears what it does not know. */
+void link_is(struct wsession *ss, const char *transport, const char *text,
+             int warn);
+/* A queue pair has failed. */
+void link_failed(struct wsession *ss, const char *why);
 
 /* --- watch.c --- */
 

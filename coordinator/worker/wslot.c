@@ -77,6 +77,7 @@ slot_clear(struct wslot *s)
 	s->n_out = 0;
 	s->told_run = s->told_table = 0;
 	s->seen = 0;
+	s->verbs = s->connected = 0;
 	dsm__wbuf_reset(&s->wrote);
 	s->state = WSLOT_NONE;
 }
@@ -123,6 +124,7 @@ open_ctl(struct wslot *s)
 	for (int i = 0; i < 2; i++)
 		atomic_store(&s->ctl->claim_n[i], 0);
 	s->ctl->message[0] = '\0';
+	s->ctl->fabric_failed = 0;
 	s->ctl->force_segv = (uint32_t)s->ss->w->p.force_segv;
 	return DSM_OK;
 }
@@ -193,27 +195,32 @@ start_failed(struct wslot *s, const char *why)
 }
 
 static void
-on_dialled(void *arg, int fd, const char *why)
+on_dialled(void *arg, const struct dialled *d)
 {
 	struct wslot *s = arg;
 	char text[700];
 
 	s->dial = NULL;
-	if (fd >= 0) {
+	if (d->fd >= 0) {
 		s->n_failed_dials = 0;
-		s->data_fd = fd;
+		s->data_fd = d->fd;
+		s->verbs = d->verbs;
 		s->state = WSLOT_READY;
 		slot_spawn(s);
 		return;
 	}
 	slot_clear(s);
+	if (d->hopeless) {
+		session_unfit(s->ss, d->why);
+		return;
+	}
 	if (++s->n_failed_dials < SLOT_DIAL_TRIES) {
 		log_debug("slot %u of session %llu cannot reach its client: %s",
-		          s->number, ULL(s->ss->id), why);
+		          s->number, ULL(s->ss->id), d->why);
 		retry_later(s);
 		return;
 	}
-	snprintf(text, sizeof(text), "cannot reach the client: %s", why);
+	snprintf(text, sizeof(text), "cannot reach the client: %s", d->why);
 	session_unfit(s->ss, text);
 }
 
@@ -241,6 +248,16 @@ slot_start(struct wslot *s)
 		slot_spawn(s);
 }
 
+static const char *
+transport_arg(const struct wslot *s)
+{
+	if (s->ss->w->p.local_data != NULL)
+		return "shm";
+	if (!s->verbs)
+		return "tcp";
+	return link_insists(s->ss) ? "verbs-only" : "verbs";
+}
+
 void
 slot_spawn(struct wslot *s)
 {
@@ -250,8 +267,8 @@ slot_spawn(struct wslot *s)
 	struct dsm_error e = {0};
 	struct spawn_request r = {
 	    .tag = (uintptr_t)s,
-	    .args = {"taskrt-slot", number, session,
-	             w->p.local_data != NULL ? "shm" : "tcp"}};
+	    .args = {"taskrt-slot", number, session, transport_arg(s),
+	             s->verbs ? w->p.verbs.choice : NULL}};
 	int err;
 
 	snprintf(number, sizeof(number), "%u", s->number);
@@ -305,6 +322,25 @@ slot_masks(struct wslot *s, const struct dsm_frame *f)
 }
 
 static void
+slot_link(struct wslot *s, const struct dsm_frame *f)
+{
+	char transport[sizeof(s->ss->way.transport)];
+	char text[sizeof(s->ss->way.text)];
+	struct dsm_msg_link m;
+
+	if (dsm__decode_link(f->body, f->len, &m) != DSM_OK || !s->verbs ||
+	    s->connected) {
+		nonsense(s, f);
+		return;
+	}
+	s->connected = 1;
+	dsm__str_copy(transport, sizeof(transport), m.transport);
+	dsm__str_copy(text, sizeof(text), m.text);
+	/* It was to use verbs, and there it is, or why it is not. */
+	link_is(s->ss, transport, text, strcmp(transport, "verbs") != 0);
+}
+
+static void
 slot_done(struct wslot *s, const struct dsm_frame *f)
 {
 	struct dsm_msg_done m;
@@ -328,6 +364,17 @@ slot_done(struct wslot *s, const struct dsm_frame *f)
 }
 
 static void
+slot_frame(struct wslot *s, const struct dsm_frame *f)
+{
+	if (f->type == DSM_MSG_LINK)
+		slot_link(s, f);
+	else if (f->type == DSM_MSG_MASKS)
+		slot_masks(s, f);
+	else
+		slot_done(s, f);
+}
+
+static void
 on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 {
 	struct wslot *s = owner;
@@ -335,10 +382,7 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 	(void)h;
 	if (s->kill_why == KILL_NONSENSE)
 		return;
-	if (f->type == DSM_MSG_MASKS)
-		slot_masks(s, f);
-	else
-		slot_done(s, f);
+	slot_frame(s, f);
 	session_settle(s->ss);
 }
 
@@ -430,6 +474,7 @@ struct fate {
 	int signal;
 	int begun;      /* 0: it had not, another slot may have it */
 	int bad_start;  /* counts as one */
+	int fabric;     /* RDMA's doing, not the client's */
 	char text[400]; /* reason */
 };
 
@@ -506,7 +551,11 @@ judge_exit(const struct wslot *s, struct fate *f, int code, int runs)
 		                             : "slot cannot start");
 		break;
 	case SLOT_EXIT_DATA:
-		say(f, "slot lost its connection to the client");
+		f->fabric = s->verbs && s->ctl->fabric_failed != 0;
+		say(f, "%s%s%s",
+		    f->fabric ? "RDMA to the client failed"
+		              : "slot lost its connection to the client",
+		    *slot_message(s) != '\0' ? ": " : "", slot_message(s));
 		break;
 	case SLOT_EXIT_CRASHED:
 		/* Without a DONE it has left a sentence instead. */
@@ -559,6 +608,11 @@ judge_end(const struct wslot *s, int status, struct fate *f)
 		judge_signal(s, f, WTERMSIG(status), runs);
 	else
 		judge_exit(s, f, WEXITSTATUS(status), runs);
+	/* A driver that crashes or hangs must not cost us the session. */
+	if (f->bad_start && s->verbs && !s->connected)
+		f->fabric = 1;
+	if (f->fabric)
+		f->bad_start = link_insists(s->ss);
 }
 
 /* Answer for its EXECs. */
@@ -652,6 +706,8 @@ slot_ended(struct wslot *s, int status)
 	}
 	reclaim(s);
 	slot_clear(s);
+	if (f.fabric && ss->state == WSESSION_OPEN)
+		link_failed(ss, f.text);
 	if (f.bad_start && ++s->n_failed_starts >= SLOT_START_TRIES)
 		session_unfit(ss, f.text);
 	else if (WIFEXITED(status) && WEXITSTATUS(status) == SLOT_EXIT_COLLIDES)
@@ -676,7 +732,7 @@ on_exit_ready(void *arg)
 		s->control = NULL;
 		while (s->kill_why != KILL_NONSENSE &&
 		       dsm__conn_recv(conn, &f) == DSM_OK)
-			slot_done(s, &f);
+			slot_frame(s, &f);
 		dsm__conn_close(conn);
 	}
 	s->state = WSLOT_REAPING;
@@ -707,6 +763,7 @@ attach(struct wslot *s)
 static void
 slot_started(struct wslot *s, const struct spawn_reply *r)
 {
+	char why[sizeof(s->ss->way.text)];
 	int err;
 
 	s->pid = r->pid;
@@ -727,6 +784,8 @@ slot_started(struct wslot *s, const struct spawn_reply *r)
 	}
 	log_debug("slot %u of session %llu is process %d", s->number,
 	          ULL(s->ss->id), (int)s->pid);
+	if (!s->verbs && s->ss->w->p.local_data == NULL)
+		link_is(s->ss, "tcp", link_why_tcp(s->ss, why, sizeof(why)), 0);
 	/* The first table takes the slot long: before there is work. */
 	if (s->ss->run != 0)
 		slot_send_run(s);

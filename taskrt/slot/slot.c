@@ -128,7 +128,7 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 		sl.page->failure[0] = '\0';
 	}
 	if (arena_begin() != 0)
-		stop(SLOT_EXIT_DATA, "the connection to the program is lost");
+		stop_lost("no answer from the program");
 	end = task_call(lo, hi);
 	if (end == FAULT_LOST)
 		stop_lost("no answer from the program");

@@ -136,7 +136,25 @@ check "a worker needs slots" \
 	"$bin/taskrt-worker" --coordinator 127.0.0.1:1 --slots 0
 check "a coordinator that is not there is named" \
 	complains 1 'no coordinator at 127.0.0.1:1 within 0.3 s: .*refused' \
-	"$bin/taskrt-worker" --coordinator 127.0.0.1:1 --wait 0.3
+	"$bin/taskrt-worker" --coordinator 127.0.0.1:1 --wait 0.3 --transport tcp
+check "a worker's transport is one of three" \
+	complains 2 '--transport is auto, tcp or verbs, not "shm"' \
+	"$bin/taskrt-worker" --coordinator 127.0.0.1:1 --transport shm
+check "the environment is checked as well" \
+	complains 2 'TASKRT_TRANSPORT of a worker is auto, tcp or verbs' \
+	env TASKRT_TRANSPORT=quic "$bin/taskrt-worker" -c 127.0.0.1:1
+check "so is the choice of a device" \
+	complains 2 'TASKRT_VERBS_PORT' \
+	env TASKRT_VERBS_PORT=first "$bin/taskrt-worker" -c 127.0.0.1:1
+if [ ! -e /sys/class/infiniband ] || [ -z "$(ls /sys/class/infiniband)" ]; then
+	check "verbs as a must needs a device" \
+		complains 1 'verbs: no RDMA device' \
+		env TASKRT_TRANSPORT=tcp "$bin/taskrt-worker" -c 127.0.0.1:1 \
+		--transport verbs
+	check "without one a worker says that it uses tcp" eval \
+		"$bin/taskrt-worker -c 127.0.0.1:1 --wait 0.1 2>&1 |
+		grep -q 'info: verbs: no RDMA device; using tcp'"
+fi
 
 # --- joining and leaving ---
 
@@ -183,7 +201,8 @@ fake=$pid
 soon test -s "$tmp/fake"
 check "a worker names another version and ends" \
 	complains 1 'speaks version 99 of the protocol' \
-	"$bin/taskrt-worker" --coordinator "127.0.0.1:$(cat "$tmp/fake")"
+	"$bin/taskrt-worker" --transport tcp \
+	--coordinator "127.0.0.1:$(cat "$tmp/fake")"
 wait "$fake"
 
 

@@ -4,7 +4,8 @@
  *
  *   fakeslot report STATUS      tell on descriptor 3 how it was started, wait
  *                               for its end, exit with STATUS
- *   fakeslot NUMBER SESSION shm|tcp   a slot; how it behaves says the RUN's `fn`
+ *   fakeslot NUMBER SESSION TRANSPORT [DEVICE]   a slot; how it behaves says the
+ *                               DEVICE (FAKE_GOES_OVER …), the RUN's `fn`
  *                               at start (enum start) and an EXEC's `lo`
  *                               (enum act)
  *
@@ -93,6 +94,51 @@ send_done(const struct dsm_msg_exec *x, const char *crash)
 }
 
 static void
+fabric_failed(void)
+{
+	ctl->fabric_failed = 1;
+	snprintf(ctl->message, sizeof(ctl->message), FAKE_FABRIC_TEXT);
+	exit(SLOT_EXIT_DATA);
+}
+
+static void
+send_link(const char *transport, const char *text)
+{
+	const struct dsm_msg_link m = {session, dsm__str(transport),
+	                               dsm__str(text)};
+	struct dsm_wbuf body = {0};
+	struct iovec iov;
+
+	dsm__encode_link(&body, &m);
+	iov = (struct iovec){body.ptr, body.len};
+	dsm__conn_send(control, DSM_MSG_LINK, 0, 0, &iov, 1);
+	dsm__conn_drain(control, dsm__deadline_ms(5000));
+	dsm__wbuf_fini(&body);
+}
+
+static void
+go_over(const char *device)
+{
+	if (strcmp(device, FAKE_GOES_OVER) == 0) {
+		send_link("verbs", FAKE_DEVICE_TEXT);
+	} else if (strcmp(device, FAKE_STAYS) == 0) {
+		if (facts.transport == 'V') {
+			snprintf(ctl->message, sizeof(ctl->message),
+			         "cannot use verbs: " FAKE_STAYS_TEXT);
+			exit(SLOT_EXIT_SETUP);
+		}
+		send_link("tcp", FAKE_STAYS_TEXT);
+	} else if (strcmp(device, FAKE_LOSES_LINK) == 0) {
+		fabric_failed();
+	} else if (strcmp(device, FAKE_DRIVER_CRASHES) == 0) {
+		signal(SIGSEGV, SIG_DFL);
+		raise(SIGSEGV);
+	} else {
+		exit(SLOT_EXIT_PROTO);
+	}
+}
+
+static void
 on_run(const struct dsm_frame *f)
 {
 	struct dsm_msg_run m;
@@ -168,6 +214,9 @@ act(const struct dsm_msg_exec *x)
 	case FAKE_DAMAGE:
 		snprintf(ctl->message, sizeof(ctl->message), "damaged");
 		exit(SLOT_EXIT_CRASHED);
+	case FAKE_FABRIC:
+		fabric_failed();
+		break;
 	case FAKE_SLOW:
 		for (; atomic_load(&ctl->current) < last;
 		     atomic_fetch_add(&ctl->current, 1))
@@ -204,13 +253,15 @@ main(int argc, char **argv)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (argc == 3 && strcmp(argv[1], "report") == 0)
 		return report(argc, argv);
-	if (argc != 4 || strcmp(argv[0], "taskrt-slot") != 0)
+	if (argc < 4 || argc > 5 || strcmp(argv[0], "taskrt-slot") != 0)
 		return SLOT_EXIT_PROTO;
 	facts.variant = (uint64_t)variant_mark[sizeof(FAKE_MARK) - 2];
 	facts.pid = (uint64_t)getpid();
 	facts.number = strtoull(argv[1], NULL, 10);
 	facts.has_heap = fcntl(SLOT_FD_HEAP, F_GETFD) >= 0;
 	facts.has_stage = fcntl(SLOT_FD_STAGE, F_GETFD) >= 0;
+	facts.transport =
+	    strcmp(argv[3], "verbs-only") == 0 ? 'V' : (uint64_t)argv[3][0];
 	session = strtoull(argv[2], NULL, 10);
 	ctl = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, SLOT_FD_CTL,
 	           0);
@@ -218,6 +269,8 @@ main(int argc, char **argv)
 	    dsm__conn_create(&dsm__shm_ops, SLOT_FD_CONTROL, DSM_FRAME_MAX,
 	                     &control) != DSM_OK)
 		return SLOT_EXIT_SETUP;
+	if (argc == 5)
+		go_over(argv[4]);
 	while (dsm__conn_recv_wait(control, DSM_FOREVER, 0, &f, NULL) ==
 	       DSM_OK) {
 		if (f.type == DSM_MSG_RUN)

@@ -14,6 +14,15 @@ enum fake_start {
 	FAKE_SETUP_FAILS,
 };
 
+/* What it says of its data link, if it was told to use verbs: by its DEVICE. */
+#define FAKE_GOES_OVER "over"
+#define FAKE_STAYS "stays"
+#define FAKE_LOSES_LINK "loses"
+#define FAKE_DRIVER_CRASHES "crashes"
+#define FAKE_DEVICE_TEXT "fake0 port 1"
+#define FAKE_STAYS_TEXT "fake0 is down"
+#define FAKE_FABRIC_TEXT "RDMA READ: retry counter exceeded"
+
 /* EXEC.lo / FAKE_ACT_STEP * FAKE_ACT_STEP; below 100: DONE at once. An odd lo: DONE
  * says that a write set was sent. */
 #define FAKE_ACT_STEP 100
@@ -28,12 +37,14 @@ enum fake_act {
 	FAKE_CLAIM = 800,   /* dies with two image pages claimed */
 	FAKE_SLOW = 900,    /* 20 ms a task */
 	FAKE_DAMAGE = 1000, /* crash that is only told in the control page */
+	FAKE_FABRIC = 1100, /* its queue pair fails */
 };
 
 struct fake_facts {
 	uint64_t pid, number, variant;
 	uint64_t n_runs, n_tables, n_ranges, n_execs;
 	uint64_t has_heap, has_stage;
+	uint64_t transport; /* first letter; verbs-only: 'V' */
 };
 
 #endif

@@ -34,8 +34,10 @@ struct rig {
 	struct coord_link up; /* first: links are cast back */
 	struct dsm_loop *loop;
 	struct worker *w;
-	struct event events[MAX_EVENTS];
+	struct event events[MAX_EVENTS]; /* all but LINK */
 	unsigned n_events;
+	unsigned n_links;
+	char transport[16], link_text[400]; /* the newest LINK */
 	int closed;
 	int n_local;  /* data links made */
 	int data[64]; /* the client's end of a slot's newest one */
@@ -62,15 +64,33 @@ record_done(struct event *ev, const struct dsm_msg_done *m)
 }
 
 static void
+record_link(struct rig *r, const struct iovec *iov)
+{
+	struct dsm_msg_link m;
+
+	MUST_OK(dsm__decode_link(iov->iov_base, iov->iov_len, &m));
+	MUST_BE(m.session, SESSION);
+	dsm__str_copy(r->transport, sizeof(r->transport), m.transport);
+	dsm__str_copy(r->link_text, sizeof(r->link_text), m.text);
+	r->n_links++;
+}
+
+static void
 up_send(struct coord_link *l, unsigned type, const struct iovec *iov, int n)
 {
 	struct rig *r = (struct rig *)l;
-	struct event *ev = &r->events[r->n_events++];
+	struct event *ev;
 	struct dsm_msg_done done;
 	struct dsm_msg_returned returned;
 	struct dsm_msg_unfit unfit;
 
-	MUST(n == 1 && r->n_events < MAX_EVENTS);
+	MUST(n == 1);
+	if (type == DSM_MSG_LINK) {
+		record_link(r, iov);
+		return;
+	}
+	ev = &r->events[r->n_events++];
+	MUST(r->n_events < MAX_EVENTS);
 	*ev = (struct event){.type = type};
 	if (type == DSM_MSG_DONE) {
 		MUST_OK(dsm__decode_done(iov->iov_base, iov->iov_len, &done));
@@ -986,11 +1006,15 @@ has_caller(void *arg)
 	return dsm__tcp_accept(l->fd, &l->accepted) == DSM_OK;
 }
 
-/* Take a slot's connection, check its HELLO, answer WELCOME. */
+/*
+ * Take a slot's connection, check its HELLO, answer WELCOME: with what it offers
+ * of `features`. *offered_p (may be NULL): what it offers.
+ */
 static struct dsm_conn *
-welcome(struct rig *r, struct listener *l)
+welcome_with(struct rig *r, struct listener *l, uint64_t features,
+             uint16_t flags, uint64_t *offered_p)
 {
-	const struct dsm_msg_welcome m = {.version = DSM_VERSION};
+	struct dsm_msg_welcome m = {.version = DSM_VERSION, .flags = flags};
 	struct dsm_wbuf body = {0};
 	struct dsm_msg_hello h;
 	struct dsm_conn *conn;
@@ -1013,11 +1037,24 @@ welcome(struct rig *r, struct listener *l)
 	MUST_BE(h.role, DSM_ROLE_DATA);
 	MUST_BE(h.session, SESSION);
 	MUST(h.key.len == 16 && memcmp(h.key.ptr, "0123456789abcdef", 16) == 0);
+	m.features = h.features & features;
+	if (offered_p != NULL)
+		*offered_p = h.features;
 	MUST_OK(dsm__encode_welcome(&body, &m));
 	iov = (struct iovec){body.ptr, body.len};
 	MUST_OK(dsm__conn_send(conn, DSM_MSG_WELCOME, 0, 0, &iov, 1));
 	MUST_OK(dsm__conn_drain(conn, deadline));
 	dsm__wbuf_fini(&body);
+	return conn;
+}
+
+static struct dsm_conn *
+welcome(struct rig *r, struct listener *l)
+{
+	uint64_t offered;
+	struct dsm_conn *conn = welcome_with(r, l, 0, 0, &offered);
+
+	MUST_BE(offered, 0);
 	return conn;
 }
 
@@ -1041,6 +1078,9 @@ test_over_tcp_the_client_is_dialled_for_each_slot(void)
 	MUST_BE(ev->type, DSM_MSG_DONE);
 	MUST_BE(ev->facts.has_heap, 0);
 	MUST_BE(ev->facts.has_stage, 0);
+	MUST_BE(ev->facts.transport, 't');
+	MUST_BE(r.n_links, 1);
+	MUST(strcmp(r.transport, "tcp") == 0 && r.link_text[0] == '\0');
 	for (unsigned i = 0; i < N_SLOTS; i++)
 		dsm__conn_close(conns[i]);
 	close(l.fd);
@@ -1108,6 +1148,302 @@ test_a_client_that_does_not_answer_is_given_up(void)
 	rig_fini(&r);
 }
 
+/* --- verbs --- */
+
+/* A worker with one slot whose machine has RDMA, and a client that offers it. */
+struct vrig {
+	struct rig r;
+	struct listener l;
+	uint64_t features; /* that the client takes */
+	uint16_t flags;    /* of its WELCOME */
+	struct dsm_conn *conns[8];
+	unsigned n_conns;
+	uint64_t offered; /* by the last HELLO */
+};
+
+static void
+vrig_init(struct vrig *v, const char *behaviour, int only)
+{
+	struct worker_params p = {.n_slots = 1,
+	                          .verbs = {.usable = 1, .only = only}};
+
+	memset(v, 0, sizeof(*v));
+	v->features = DSM_FEATURE_VERBS;
+	snprintf(p.verbs.choice, sizeof(p.verbs.choice), "%s", behaviour);
+	listener_init(&v->l);
+	p.relay = "127.0.0.1:1";
+	rig_init_with(&v->r, &p);
+	open_session(&v->r, v->l.addr);
+}
+
+static void
+vrig_fini(struct vrig *v)
+{
+	for (unsigned i = 0; i < v->n_conns; i++)
+		dsm__conn_close(v->conns[i]);
+	close(v->l.fd);
+	rig_fini(&v->r);
+}
+
+/* The next slot's connection. */
+static void
+take_slot(struct vrig *v)
+{
+	MUST(v->n_conns < 8);
+	v->conns[v->n_conns++] =
+	    welcome_with(&v->r, &v->l, v->features, v->flags, &v->offered);
+}
+
+struct expected_links {
+	struct rig *r;
+	unsigned n;
+};
+
+static int
+has_links(void *arg)
+{
+	struct expected_links *x = arg;
+
+	return x->r->n_links >= x->n;
+}
+
+static void
+must_be_link(struct vrig *v, unsigned n, const char *transport,
+             const char *text)
+{
+	struct expected_links x = {&v->r, n};
+
+	MUST_OK(
+	    dsm__loop_drive(v->r.loop, has_links, &x, dsm__deadline_ms(20000)));
+	if (strcmp(v->r.transport, transport) != 0 ||
+	    strstr(v->r.link_text, text) == NULL)
+		printf("    %s: %s\n", v->r.transport, v->r.link_text);
+	MUST(strcmp(v->r.transport, transport) == 0);
+	MUST(strstr(v->r.link_text, text) != NULL);
+}
+
+static void
+test_a_slot_goes_over_to_verbs_when_both_ends_offer_it(void)
+{
+	struct event *ev;
+	struct vrig v;
+
+	vrig_init(&v, FAKE_GOES_OVER, 0);
+	take_slot(&v);
+	MUST_BE(v.offered, DSM_FEATURE_VERBS);
+	must_be_link(&v, 1, "verbs", FAKE_DEVICE_TEXT);
+	run_full(&v.r, 1, FAKE_FINE);
+	exec(&v.r, 1, 0);
+	ev = nth(&v.r, 1);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->facts.transport, 'v');
+	vrig_fini(&v);
+}
+
+static void
+test_a_program_without_verbs_is_served_over_tcp(void)
+{
+	struct event *ev;
+	struct vrig v;
+
+	vrig_init(&v, FAKE_GOES_OVER, 0);
+	v.features = 0;
+	take_slot(&v);
+	must_be_link(&v, 1, "tcp", "does not offer verbs");
+	run_full(&v.r, 1, FAKE_FINE);
+	exec(&v.r, 1, 0);
+	ev = nth(&v.r, 1);
+	MUST_BE(ev->facts.transport, 't');
+	vrig_fini(&v);
+}
+
+static void
+test_a_slot_that_stays_on_tcp_works_and_its_reason_is_told(void)
+{
+	struct event *ev;
+	struct vrig v;
+
+	vrig_init(&v, FAKE_STAYS, 0);
+	take_slot(&v);
+	must_be_link(&v, 1, "tcp", FAKE_STAYS_TEXT);
+	run_full(&v.r, 1, FAKE_FINE);
+	exec(&v.r, 1, 0);
+	ev = nth(&v.r, 1);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	vrig_fini(&v);
+}
+
+static void
+test_after_a_failed_queue_pair_the_next_slot_uses_tcp(void)
+{
+	struct event *ev;
+	struct vrig v;
+
+	vrig_init(&v, FAKE_GOES_OVER, 0);
+	take_slot(&v);
+	run_full(&v.r, 1, FAKE_FINE);
+	exec(&v.r, 1, FAKE_FABRIC);
+	ev = nth(&v.r, 1);
+	MUST_BE(ev->type, DSM_MSG_RETURNED);
+	MUST(strstr(ev->text, FAKE_FABRIC_TEXT) != NULL);
+	take_slot(&v);
+	MUST_BE(v.offered, 0);
+	must_be_link(&v, 2, "tcp", FAKE_FABRIC_TEXT);
+	exec(&v.r, 2, 0);
+	ev = nth(&v.r, 2);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->facts.transport, 't');
+	vrig_fini(&v);
+}
+
+static void
+test_verbs_is_tried_again_when_the_pause_is_over(void)
+{
+	struct vrig v;
+
+	vrig_init(&v, FAKE_GOES_OVER, 0);
+	take_slot(&v);
+	run_full(&v.r, 1, FAKE_FINE);
+	exec(&v.r, 1, FAKE_FABRIC);
+	nth(&v.r, 1);
+	take_slot(&v);
+	MUST_BE(v.offered, 0);
+	wait_until_up(&v.r);
+	session_find(v.r.w, SESSION)->way.off_until = 1; /* long ago */
+	exec(&v.r, 2, FAKE_CRASH);
+	nth(&v.r, 2);
+	take_slot(&v);
+	MUST_BE(v.offered, DSM_FEATURE_VERBS);
+	must_be_link(&v, 3, "verbs", FAKE_DEVICE_TEXT);
+	vrig_fini(&v);
+}
+
+/* Neither the fabric nor a driver may cost a session that can do without. */
+static void
+test_going_over_may_fail_in_any_way(void)
+{
+	const char *const ways[] = {FAKE_LOSES_LINK, FAKE_DRIVER_CRASHES};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct event *ev;
+		struct vrig v;
+
+		vrig_init(&v, ways[i], 0);
+		take_slot(&v);
+		MUST_BE(v.offered, DSM_FEATURE_VERBS);
+		take_slot(&v);
+		MUST_BE(v.offered, 0);
+		must_be_link(&v, 1, "tcp", "RDMA has failed: ");
+		run_full(&v.r, 1, FAKE_FINE);
+		exec(&v.r, 1, 0);
+		ev = nth(&v.r, 1);
+		MUST_BE(ev->type, DSM_MSG_DONE);
+		vrig_fini(&v);
+	}
+}
+
+static void
+test_who_insists_on_verbs_gets_a_few_tries_and_then_the_reason(void)
+{
+	/* The worker does, the client does. */
+	for (int client = 0; client < 2; client++) {
+		struct event *ev;
+		struct vrig v;
+
+		vrig_init(&v, FAKE_STAYS, !client);
+		v.flags = client ? DSM_WELCOME_VERBS_ONLY : 0;
+		for (unsigned i = 0; i < SLOT_START_TRIES; i++) {
+			take_slot(&v);
+			MUST_BE(v.offered, DSM_FEATURE_VERBS);
+		}
+		ev = nth(&v.r, 1);
+		MUST_BE(ev->type, DSM_MSG_UNFIT);
+		MUST(strstr(ev->text, FAKE_STAYS_TEXT) != NULL);
+		vrig_fini(&v);
+	}
+}
+
+static void
+test_a_program_that_insists_gets_a_new_queue_pair_for_a_failed_one(void)
+{
+	struct event *ev;
+	struct vrig v;
+
+	vrig_init(&v, FAKE_GOES_OVER, 0);
+	v.flags = DSM_WELCOME_VERBS_ONLY;
+	take_slot(&v);
+	run_full(&v.r, 1, FAKE_FINE);
+	exec(&v.r, 1, FAKE_FABRIC);
+	ev = nth(&v.r, 1);
+	MUST_BE(ev->type, DSM_MSG_RETURNED);
+	take_slot(&v);
+	MUST_BE(v.offered, DSM_FEATURE_VERBS);
+	exec(&v.r, 2, 0);
+	ev = nth(&v.r, 2);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->facts.transport, 'V');
+	vrig_fini(&v);
+}
+
+static void
+test_a_worker_without_rdma_is_unfit_for_a_program_that_insists(void)
+{
+	struct worker_params p = {.n_slots = 1,
+	                          .verbs = {.why_not = "no RDMA device"}};
+	struct dsm_conn *conn;
+	struct listener l;
+	struct event *ev;
+	struct rig r;
+
+	listener_init(&l);
+	rig_init_with(&r, &p);
+	open_session(&r, l.addr);
+	conn = welcome_with(&r, &l, DSM_FEATURE_VERBS, DSM_WELCOME_VERBS_ONLY,
+	                    NULL);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_UNFIT);
+	MUST(strstr(ev->text, "verbs only") != NULL);
+	MUST(strstr(ev->text, "no RDMA device") != NULL);
+	dsm__conn_close(conn);
+	close(l.fd);
+	rig_fini(&r);
+}
+
+static void
+test_verbs_alone_never_goes_through_the_relay(void)
+{
+	/* The worker does not even ask there; the client's WELCOME says so. */
+	for (int client = 0; client < 2; client++) {
+		struct worker_params p = {
+		    .n_slots = 1, .verbs = {.usable = 1, .only = !client}};
+		struct listener dead, relay;
+		struct dsm_conn *conn = NULL;
+		struct event *ev;
+		struct rig r;
+
+		listener_init(&dead);
+		close(dead.fd);
+		listener_init(&relay);
+		p.relay = relay.addr;
+		rig_init_with(&r, &p);
+		open_session(&r, dead.addr);
+		if (client) {
+			uint64_t offered;
+
+			conn = welcome_with(&r, &relay, DSM_FEATURE_VERBS,
+			                    DSM_WELCOME_VERBS_ONLY, &offered);
+			MUST_BE(offered, 0);
+		}
+		ev = nth(&r, 1);
+		MUST_BE(ev->type, DSM_MSG_UNFIT);
+		MUST(strstr(ev->text, strerror(ECONNREFUSED)) != NULL);
+		MUST_BE(strstr(ev->text, "relay") != NULL, client);
+		dsm__conn_close(conn);
+		close(relay.fd);
+		rig_fini(&r);
+	}
+}
+
 SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_slots_start_with_the_session),
       T(test_an_exec_is_done_and_its_done_goes_up_unchanged),
@@ -1144,4 +1480,14 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_over_tcp_the_client_is_dialled_for_each_slot),
       T(test_a_client_that_cannot_be_reached_is_dialled_through_the_relay),
       T(test_a_client_out_of_reach_makes_the_worker_unfit_and_is_named),
-      T(test_a_client_that_does_not_answer_is_given_up));
+      T(test_a_client_that_does_not_answer_is_given_up),
+      T(test_a_slot_goes_over_to_verbs_when_both_ends_offer_it),
+      T(test_a_program_without_verbs_is_served_over_tcp),
+      T(test_a_slot_that_stays_on_tcp_works_and_its_reason_is_told),
+      T(test_after_a_failed_queue_pair_the_next_slot_uses_tcp),
+      T(test_verbs_is_tried_again_when_the_pause_is_over),
+      T(test_going_over_may_fail_in_any_way),
+      T(test_who_insists_on_verbs_gets_a_few_tries_and_then_the_reason),
+      T(test_a_program_that_insists_gets_a_new_queue_pair_for_a_failed_one),
+      T(test_a_worker_without_rdma_is_unfit_for_a_program_that_insists),
+      T(test_verbs_alone_never_goes_through_the_relay));
