@@ -4,7 +4,7 @@
 set -eu
 
 build="gcc make libc6-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev libibverbs-dev pkg-config"
-test="$build binutils iproute2 man-db pkg-config procps"
+test="$build binutils iproute2 man-db procps"
 lint="clang-format clang-tidy git mandoc shellcheck"
 deb="binutils debhelper dpkg-dev lintian"
 # make CC=clang, make fuzz
