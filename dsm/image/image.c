@@ -144,10 +144,16 @@ dsm__image_publish(struct dsm_image *im, uint64_t off, uint32_t n,
 		at += (uint64_t)k;
 		left -= (size_t)k;
 	}
+	dsm__image_present(im, off, n);
+	return DSM_OK;
+}
+
+void
+dsm__image_present(struct dsm_image *im, uint64_t off, uint32_t n)
+{
 	for (uint32_t i = 0; i < n; i++)
 		set_state(dsm__image_state(im, off + i * DSM_PAGE),
 		          DSM_PG_PRESENT);
-	return DSM_OK;
 }
 
 void

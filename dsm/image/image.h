@@ -74,6 +74,8 @@ uint32_t dsm__image_claim(struct dsm_image *im, uint64_t off, uint32_t max,
 /* Bytes of claimed pages are there: write them to the file, mark PRESENT. */
 int dsm__image_publish(struct dsm_image *im, uint64_t off, uint32_t n,
                        const void *bytes);
+/* The same when the file has the bytes already (stream.h). */
+void dsm__image_present(struct dsm_image *im, uint64_t off, uint32_t n);
 /* Claimed pages did not come: ABSENT again. */
 void dsm__image_abandon(struct dsm_image *im, uint64_t off, uint32_t n);
 /* Wait until the page is not FETCHING: spin, then futex. DSM_OK or

@@ -81,6 +81,23 @@ dsm__sock_writev(struct dsm_conn *c, const struct iovec *iov, int n)
 	return errno == ENOMEM || errno == ENOBUFS ? DSM_ENOMEM : DSM_ECONN;
 }
 
+ssize_t
+dsm__sock_splice(struct dsm_conn *c, int pipe_fd, size_t len)
+{
+	ssize_t got;
+
+	do
+		got = splice(c->fd, NULL, pipe_fd, NULL, len,
+		             SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	while (got < 0 && errno == EINTR);
+	if (got > 0)
+		return got;
+	if (got < 0 && errno == EAGAIN)
+		return DSM_EAGAIN;
+	return got < 0 && (errno == EINVAL || errno == ENOSYS) ? DSM_EINVAL
+	                                                       : DSM_ECONN;
+}
+
 void
 dsm__sock_close(struct dsm_conn *c)
 {
@@ -422,9 +439,9 @@ reserve_in(struct dsm_conn *c, size_t need)
 	return DSM_OK;
 }
 
-/* One read towards a frame of need bytes. */
+/* One read towards need bytes, reading ahead up to `ahead` in all. */
 static int
-fill(struct dsm_conn *c, size_t need)
+fill(struct dsm_conn *c, size_t need, size_t ahead)
 {
 	struct iovec v;
 	ssize_t got;
@@ -432,7 +449,7 @@ fill(struct dsm_conn *c, size_t need)
 	if (reserve_in(c, need) != DSM_OK)
 		return c->in_err = DSM_ENOMEM;
 	v.iov_base = c->in + c->in_len;
-	v.iov_len = (need > READ_AHEAD ? need : READ_AHEAD) - c->in_len;
+	v.iov_len = (need > ahead ? need : ahead) - c->in_len;
 	got = c->ops->readv(c, &v, 1);
 	if (got == DSM_EAGAIN && c->out_err == DSM_OK)
 		return DSM_EAGAIN;
@@ -444,29 +461,32 @@ fill(struct dsm_conn *c, size_t need)
 	return DSM_OK;
 }
 
-int
-dsm__conn_recv(struct dsm_conn *c, struct dsm_frame *f_p)
+/* The next frame, once `head` bytes of its body are there. */
+static int
+recv_frame(struct dsm_conn *c, size_t head, size_t ahead, struct dsm_frame *f_p)
 {
 	struct header h;
-	size_t have, need;
+	size_t need;
 
 	if (c->in_err != DSM_OK)
 		return c->in_err;
+	if (c->rest > 0)
+		return DSM_EINVAL;
 	for (;;) {
+		size_t have = c->in_len - c->in_off;
 		int err;
 
-		have = c->in_len - c->in_off;
 		need = HEADER;
 		if (have >= HEADER) {
 			memcpy(&h, c->in + c->in_off, HEADER);
 			h.len = le32toh(h.len);
 			if (h.version != DSM_VERSION || h.len > c->max_body)
 				return c->in_err = DSM_EPROTO;
-			need += h.len;
+			need += h.len < head ? h.len : head;
 			if (have >= need)
 				break;
 		}
-		err = fill(c, need);
+		err = fill(c, need, ahead);
 		if (err != DSM_OK)
 			return err;
 	}
@@ -476,19 +496,31 @@ dsm__conn_recv(struct dsm_conn *c, struct dsm_frame *f_p)
 	f_p->body = c->in + c->in_off + HEADER;
 	f_p->len = h.len;
 	c->in_off += need;
+	c->rest = HEADER + h.len - need;
 	return DSM_OK;
 }
 
 int
-dsm__conn_recv_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
-                    struct dsm_frame *f_p, int *spun_p)
+dsm__conn_recv(struct dsm_conn *c, struct dsm_frame *f_p)
+{
+	return recv_frame(c, SIZE_MAX, READ_AHEAD, f_p);
+}
+
+struct awaited {
+	size_t head, ahead; /* of recv_frame */
+	uint64_t deadline, spin_ns;
+};
+
+static int
+await_frame(struct dsm_conn *c, const struct awaited *w, struct dsm_frame *f_p,
+            int *spun_p)
 {
 	uint64_t spin_end = 0;
 	int spinning = 1;
 	int err;
 
 	for (unsigned tries = 0;; tries++) {
-		err = dsm__conn_recv(c, f_p);
+		err = recv_frame(c, w->head, w->ahead, f_p);
 		if (err != DSM_EAGAIN)
 			break;
 		/* The answer may wait for what we still have to say. */
@@ -498,10 +530,10 @@ dsm__conn_recv_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
 			uint64_t now = dsm__now();
 
 			if (tries == 0)
-				spin_end = spin_ns < deadline - now
-				               ? now + spin_ns
-				               : deadline;
-			spinning = now < spin_end && now < deadline;
+				spin_end = w->spin_ns < w->deadline - now
+				               ? now + w->spin_ns
+				               : w->deadline;
+			spinning = now < spin_end && now < w->deadline;
 		}
 		if (spinning) {
 			dsm__spin_pause(tries);
@@ -509,11 +541,119 @@ dsm__conn_recv_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
 		}
 		err = dsm__conn_sleep(
 		    c, dsm__conn_backlog(c) > 0 ? POLLIN | POLLOUT : POLLIN,
-		    deadline);
+		    w->deadline);
 		if (err != DSM_OK)
 			return err;
 	}
 	if (spun_p != NULL && err == DSM_OK)
 		*spun_p = spinning;
 	return err;
+}
+
+int
+dsm__conn_recv_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
+                    struct dsm_frame *f_p, int *spun_p)
+{
+	const struct awaited w = {SIZE_MAX, READ_AHEAD, deadline, spin_ns};
+
+	return await_frame(c, &w, f_p, spun_p);
+}
+
+int
+dsm__conn_recv_head(struct dsm_conn *c, uint32_t head, uint64_t deadline,
+                    uint64_t spin_ns, struct dsm_frame *f_p, int *spun_p)
+{
+	const struct awaited w = {head, HEADER + head, deadline, spin_ns};
+
+	return await_frame(c, &w, f_p, spun_p);
+}
+
+/* --- the rest of a body --- */
+
+size_t
+dsm__conn_rest(const struct dsm_conn *c)
+{
+	return c->rest;
+}
+
+size_t
+dsm__conn_rest_buffered(const struct dsm_conn *c)
+{
+	size_t have = c->in_len - c->in_off;
+
+	return have < c->rest ? have : c->rest;
+}
+
+int
+dsm__conn_rest_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_end,
+                    unsigned tries)
+{
+	if (dsm__now() >= spin_end)
+		return dsm__conn_sleep(c, POLLIN, deadline);
+	dsm__spin_pause(tries);
+	return DSM_OK;
+}
+
+int
+dsm__conn_rest_read(struct dsm_conn *c, void *to, size_t len, uint64_t deadline,
+                    uint64_t spin_ns)
+{
+	size_t got = dsm__conn_rest_buffered(c);
+	uint64_t spin_end = 0;
+	int err;
+
+	if (c->in_err != DSM_OK)
+		return c->in_err;
+	if (len > c->rest)
+		return DSM_EINVAL;
+	if (got > len)
+		got = len;
+	memcpy(to, c->in + c->in_off, got);
+	c->in_off += got;
+	c->rest -= got;
+	for (unsigned tries = 0; got < len; tries++) {
+		struct iovec v = {(uint8_t *)to + got, len - got};
+		ssize_t n = c->ops->readv(c, &v, 1);
+
+		if (n > 0) {
+			got += (size_t)n;
+			c->rest -= (size_t)n;
+			spin_end = 0;
+			continue;
+		}
+		if (n != DSM_EAGAIN)
+			return c->in_err = (int)n;
+		if (spin_end == 0)
+			spin_end = dsm__now() + spin_ns;
+		err = dsm__conn_rest_wait(c, deadline, spin_end, tries);
+		if (err != DSM_OK)
+			return err;
+	}
+	return DSM_OK;
+}
+
+int
+dsm__conn_can_pipe(const struct dsm_conn *c)
+{
+	return c->ops->splice != NULL && !c->no_splice;
+}
+
+ssize_t
+dsm__conn_rest_pipe(struct dsm_conn *c, int pipe_fd, size_t len)
+{
+	ssize_t n;
+
+	if (c->in_err != DSM_OK)
+		return c->in_err;
+	if (len == 0 || len > c->rest || dsm__conn_rest_buffered(c) > 0 ||
+	    !dsm__conn_can_pipe(c))
+		return DSM_EINVAL;
+	n = c->ops->splice(c, pipe_fd, len);
+	if (n > 0)
+		c->rest -= (size_t)n;
+	else if (n == DSM_EINVAL)
+		c->no_splice = 1;
+	else if (n != DSM_EAGAIN)
+		c->in_err = (int)n;
+	return n;
 }

@@ -50,6 +50,10 @@ struct dsm_conn_ops {
 	/* Bytes moved, or DSM_EAGAIN, or DSM_ECONN (peer closed or reset). */
 	ssize_t (*readv)(struct dsm_conn *c, const struct iovec *iov, int n);
 	ssize_t (*writev)(struct dsm_conn *c, const struct iovec *iov, int n);
+	/* NULL: cannot. Bytes moved into the pipe without passing through this
+	 * process, DSM_EAGAIN (none there, or no room in the pipe), DSM_EINVAL
+	 * (this socket cannot), DSM_ECONN. */
+	ssize_t (*splice)(struct dsm_conn *c, int pipe_fd, size_t len);
 	/*
 	 * NULL: dsm__conn_fd polls as a socket does. Else: called before a sleep
 	 * for `events` (POLLIN to read, POLLOUT to write). DSM_OK: from now on
@@ -123,6 +127,35 @@ int dsm__conn_recv(struct dsm_conn *c, struct dsm_frame *f_p);
  */
 int dsm__conn_recv_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
                         struct dsm_frame *f_p, int *spun_p);
+
+/*
+ * A large frame in parts, for a receiver that does not need its body in one
+ * buffer. recv_head waits as recv_wait does, but hands a frame out when `head`
+ * bytes of its body are there (all of a shorter one): f_p->body has these,
+ * f_p->len is the whole length. It reads no further than that. The rest must be
+ * taken before the next frame: until then recv answers DSM_EINVAL.
+ */
+int dsm__conn_recv_head(struct dsm_conn *c, uint32_t head, uint64_t deadline,
+                        uint64_t spin_ns, struct dsm_frame *f_p, int *spun_p);
+/* Bytes of it to be taken yet; how many of those are in memory already. */
+size_t dsm__conn_rest(const struct dsm_conn *c);
+size_t dsm__conn_rest_buffered(const struct dsm_conn *c);
+/* Take len bytes, waiting. DSM_EINVAL (more than there are), DSM_ETIMEDOUT, or
+ * the connection's error. */
+int dsm__conn_rest_read(struct dsm_conn *c, void *to, size_t len,
+                        uint64_t deadline, uint64_t spin_ns);
+/*
+ * Move up to len bytes of the rest into a (non-blocking) pipe, without waiting:
+ * how many (> 0); DSM_EAGAIN: none there, or no room in the pipe. DSM_EINVAL: this
+ * connection cannot (see can_pipe), some are in memory already, or len is more
+ * than the rest.
+ */
+ssize_t dsm__conn_rest_pipe(struct dsm_conn *c, int pipe_fd, size_t len);
+int dsm__conn_can_pipe(const struct dsm_conn *c);
+/* One step of waiting for more of the rest: a pause before spin_end, else sleep.
+ * DSM_OK: try again. */
+int dsm__conn_rest_wait(struct dsm_conn *c, uint64_t deadline,
+                        uint64_t spin_end, unsigned tries);
 
 /* --- endpoints --- */
 

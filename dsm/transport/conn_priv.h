@@ -16,6 +16,8 @@ struct dsm_conn {
 	int out_err;       /* why send FAILED, or DSM_OK */
 	uint8_t *in;
 	size_t in_cap, in_off, in_len;
+	size_t rest;   /* of the last frame's body, not taken yet */
+	int no_splice; /* the socket turned out not to do it */
 	uint8_t *out;
 	size_t out_cap, out_off, out_len;
 	char peer[DSM_ADDR_MAX];
@@ -25,6 +27,7 @@ struct dsm_conn {
 /* As the members of struct dsm_conn_ops, on the socket c->fd. */
 ssize_t dsm__sock_readv(struct dsm_conn *c, const struct iovec *iov, int n);
 ssize_t dsm__sock_writev(struct dsm_conn *c, const struct iovec *iov, int n);
+ssize_t dsm__sock_splice(struct dsm_conn *c, int pipe_fd, size_t len);
 void dsm__sock_close(struct dsm_conn *c);
 
 /* Sleep until trying again for events makes sense, or until the deadline

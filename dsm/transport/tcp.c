@@ -17,6 +17,7 @@ const struct dsm_conn_ops dsm__tcp_ops = {
     .name = "tcp",
     .readv = dsm__sock_readv,
     .writev = dsm__sock_writev,
+    .splice = dsm__sock_splice,
     .close = dsm__sock_close,
     .forget = dsm__sock_close,
 };

@@ -4,6 +4,8 @@
 
 #define AHEAD_MIN 8u
 #define BLOCK_PAGES 16u
+/* For another slot's fetch of a page: much longer than any takes. */
+#define PATIENCE_MS 5u
 
 static struct fetch ft;
 
@@ -24,6 +26,14 @@ fetch_set_run(uint64_t run)
 {
 	ft.run = run;
 	keys_new_run(&ft.keys);
+}
+
+static uint32_t
+state_of(uint64_t off)
+{
+	return atomic_load_explicit(dsm__image_state(ft.p.image, off),
+	                            memory_order_acquire) &
+	       DSM_PG_STATE;
 }
 
 static void
@@ -57,22 +67,34 @@ request(struct window *w, const struct window *before)
 	                    : message_request(&ft, w);
 }
 
-/* Publish the oldest window's pages. *got_p: how many came. */
+/* Publish pages of the window that is being taken until `upto` of them are done. */
 static int
-take(struct window *w, const struct space_range *r, uint32_t *got_p)
+take(const struct space_range *r, uint32_t upto)
 {
+	struct window *w = &ft.now;
 	struct window *next =
 	    ft.ahead.n > 0 && ft.ahead.rkey != 0 ? &ft.ahead : NULL;
-	uint32_t got = w->n;
-	int err = w->rkey != 0 ? direct_take(&ft, w, next)
-	                       : message_take(&ft, w, r, &got);
+	uint32_t before = w->done;
+	int err = w->rkey != 0 ? direct_take(&ft, w, next, upto)
+	                       : message_take(&ft, w, r, upto);
 
 	if (err != DSM_OK)
 		return err;
-	ft.p.counters->pages_fetched += got;
-	ft.p.counters->bytes_fetched += got * DSM_PAGE;
-	*got_p = got;
+	ft.p.counters->pages_fetched += w->done - before;
+	ft.p.counters->pages_prefetched += w->done - before;
+	ft.p.counters->bytes_fetched += (w->done - before) * DSM_PAGE;
+	if (w->done == w->n) {
+		show_claim(0, 0, 0);
+		w->n = 0;
+	}
 	return DSM_OK;
+}
+
+/* As many as make page `index` one of them, and those after it that a step has. */
+static uint32_t
+step_with(uint64_t index)
+{
+	return (uint32_t)(index / STEP_PAGES + 1) * STEP_PAGES;
 }
 
 /* Claim and request the window of n pages from addr on, if there is room.
@@ -105,41 +127,71 @@ request_ahead(struct space_range *r, uint64_t addr, uint32_t n,
 	return request(&ft.ahead, before);
 }
 
-static int
-take_ahead(struct space_range *r)
+static uint64_t
+page_in(const struct window *w, uint64_t off)
 {
-	struct window w = ft.ahead;
-	uint32_t got;
+	return (off - w->off) / DSM_PAGE;
+}
+
+/* The window ahead is the one that is taken now, as far as the page at off. */
+static int
+take_ahead(struct space_range *r, uint64_t off)
+{
+	uint32_t n = ft.ahead.n;
 	int err;
 
+	ft.now = ft.ahead;
 	ft.ahead.n = 0;
-	show_claim(0, w.off, w.n);
+	show_claim(0, ft.now.off, n);
 	/* The next window first: it is on its way while we publish this. */
-	if (r != NULL && w.n >= AHEAD_MIN) {
-		err = request_ahead(r, w.addr + w.n * DSM_PAGE, w.n * 2, &w);
+	if (n >= AHEAD_MIN) {
+		err = request_ahead(r, ft.now.addr + n * DSM_PAGE, n * 2,
+		                    &ft.now);
 		if (err != DSM_OK)
 			return err;
 	}
 	if (ft.ahead.n == 0)
 		show_claim(1, 0, 0);
-	err = take(&w, r, &got);
-	if (err == DSM_OK) {
-		ft.p.counters->pages_prefetched += got;
-		show_claim(0, 0, 0);
-	}
-	return err;
+	return take(r, step_with(page_in(&ft.now, off)));
+}
+
+static int
+settle_now(void)
+{
+	return ft.now.n > 0 ? take(NULL, ft.now.n) : DSM_OK;
 }
 
 int
 fetch_settle(void)
 {
-	return ft.ahead.n > 0 ? take_ahead(NULL) : DSM_OK;
+	int err = settle_now();
+
+	if (err != DSM_OK || ft.ahead.n == 0)
+		return err;
+	ft.now = ft.ahead;
+	ft.ahead.n = 0;
+	show_claim(0, ft.now.off, ft.now.n);
+	show_claim(1, 0, 0);
+	return settle_now();
 }
 
 static int
 in_window(const struct window *w, uint64_t off)
 {
-	return w->n > 0 && off >= w->off && off < w->off + w->n * DSM_PAGE;
+	return w->n > 0 && off >= w->off + w->done * DSM_PAGE &&
+	       off < w->off + w->n * DSM_PAGE;
+}
+
+/* The page is under way: take it. */
+static int
+take_page(struct space_range *r, uint64_t off)
+{
+	int err;
+
+	if (in_window(&ft.now, off))
+		return take(r, step_with(page_in(&ft.now, off)));
+	err = settle_now();
+	return err == DSM_OK ? take_ahead(r, off) : err;
 }
 
 /*
@@ -191,41 +243,35 @@ window_size(struct space_range *r, uint64_t addr, uint64_t off, uint32_t more,
 	return n > left ? (uint32_t)left : n;
 }
 
-/* Request the claimed window and wait for it. */
+/* Request the claimed window and wait for its first page. */
 static enum fetch_result
-demand(struct space_range *r, struct window *w, int sequential)
+demand(struct space_range *r, const struct window *w, int sequential)
 {
-	uint32_t got;
-	int err = request(w, NULL);
+	uint32_t n = w->n;
+	int err;
 
+	ft.now = *w;
+	err = request(&ft.now, NULL);
 	/* Ahead only behind a demand request: replies keep that order. */
-	if (err == DSM_OK && sequential && w->n >= AHEAD_MIN)
-		err = request_ahead(r, w->addr + w->n * DSM_PAGE, w->n * 2, w);
+	if (err == DSM_OK && sequential && n >= AHEAD_MIN)
+		err = request_ahead(r, w->addr + n * DSM_PAGE, n * 2, &ft.now);
 	if (err == DSM_OK)
-		err = take(w, r, &got);
+		err = take(r, STEP_PAGES);
 	if (err != DSM_OK)
 		return FETCH_LOST;
-	show_claim(0, 0, 0);
-	if (got == 0)
+	if (state_of(w->off) != DSM_PG_PRESENT)
 		return FETCH_UNMAPPED;
-	ft.p.counters->pages_prefetched += got - 1;
+	ft.p.counters->pages_prefetched--; /* one was wanted */
 	return FETCH_GOT;
 }
 
-/*
- * One attempt at the page of w; nothing is under way. FETCH_PRESENT: it is
- * another slot's, *state_p says how far that is.
- */
+/* As much as makes sense from the page of w on, now that it is ABSENT; nothing is
+ * under way. FETCH_PRESENT: another slot was faster. */
 static enum fetch_result
-fetch_window(struct space_range *r, struct window *w, uint32_t more,
-             uint32_t *state_p)
+fetch_window(struct space_range *r, struct window *w, uint32_t more)
 {
-	uint32_t before;
+	uint32_t before, state;
 
-	*state_p = atomic_load_explicit(dsm__image_state(ft.p.image, w->off),
-	                                memory_order_acquire);
-	if ((*state_p & DSM_PG_STATE) != DSM_PG_ABSENT)
-		return FETCH_PRESENT;
 	w->n = window_size(r, w->addr, w->off, more, &before);
 	/* The vDSO is small, and patched as a whole. */
 	if (r->r.kind == DSM_RANGE_VDSO)
@@ -233,7 +279,7 @@ fetch_window(struct space_range *r, struct window *w, uint32_t more,
 	if (plan(r, w, NULL) != DSM_OK)
 		return FETCH_LOST;
 	show_claim(0, w->off, w->n);
-	w->n = dsm__image_claim(ft.p.image, w->off, w->n, ft.p.slot, state_p);
+	w->n = dsm__image_claim(ft.p.image, w->off, w->n, ft.p.slot, &state);
 	if (w->n == 0) {
 		show_claim(0, 0, 0);
 		return FETCH_PRESENT;
@@ -241,43 +287,58 @@ fetch_window(struct space_range *r, struct window *w, uint32_t more,
 	return demand(r, w, before >= AHEAD_MIN);
 }
 
+/*
+ * The page is claimed by a slot that does not come to it: its task computes, or
+ * it is stopped. Both of us may write it: it is the same page of the same run.
+ */
+static enum fetch_result
+fetch_anyway(struct space_range *r, struct window *w)
+{
+	w->n = r->r.kind == DSM_RANGE_VDSO
+	           ? (uint32_t)((r->r.end - r->r.start) / DSM_PAGE)
+	           : 1;
+	if (plan(r, w, NULL) != DSM_OK)
+		return FETCH_LOST;
+	return demand(r, w, 0);
+}
+
 enum fetch_result
 fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 {
-	uint64_t off, start = dsm__now();
-	uint64_t deadline = dsm__deadline_ms(REPLY_MS);
-	enum fetch_result result;
-	int waited = 0;
+	uint64_t start = dsm__now();
+	struct window w = {0};
+	enum fetch_result result = FETCH_PRESENT;
 
 	addr = dsm__page_down(addr);
 	if (r->r.kind == DSM_RANGE_VDSO)
 		addr = r->r.start;
-	off = r->r.image_off + (addr - r->r.start);
-	for (;;) {
-		struct window w = {.addr = addr, .off = off};
-		uint32_t state;
-
-		if (in_window(&ft.ahead, off)) {
-			result =
-			    take_ahead(r) == DSM_OK ? FETCH_GOT : FETCH_LOST;
-			break;
-		}
-		/* A window ahead that this reader did not come to: take it
-		 * before asking for more, replies come in order. */
-		if (fetch_settle() != DSM_OK)
-			return FETCH_LOST;
-		result = fetch_window(r, &w, more, &state);
-		if (result != FETCH_PRESENT)
-			break;
-		if ((state & DSM_PG_STATE) == DSM_PG_PRESENT) {
-			result = waited ? FETCH_GOT : FETCH_PRESENT;
-			break;
-		}
-		waited = 1;
-		if (dsm__image_wait(ft.p.image, off, ft.p.spin_ns, deadline) !=
-		    DSM_OK)
-			return FETCH_LOST;
+	w.addr = addr;
+	w.off = r->r.image_off + (addr - r->r.start);
+	if (in_window(&ft.now, w.off) || in_window(&ft.ahead, w.off)) {
+		result = take_page(r, w.off) == DSM_OK ? FETCH_GOT : FETCH_LOST;
+		goto out;
 	}
+	/* What this reader did not come to: take it before asking for more,
+	 * replies come in order. */
+	if (fetch_settle() != DSM_OK)
+		return FETCH_LOST;
+	for (uint32_t state; (state = state_of(w.off)) != DSM_PG_PRESENT;) {
+		if (state == DSM_PG_ABSENT) {
+			struct window mine = w;
+
+			result = fetch_window(r, &mine, more);
+			if (result != FETCH_PRESENT)
+				break;
+		} else if (dsm__image_wait(ft.p.image, w.off, ft.p.spin_ns,
+		                           dsm__deadline_ms(PATIENCE_MS)) ==
+		           DSM_OK) {
+			result = FETCH_GOT;
+		} else {
+			result = fetch_anyway(r, &w);
+			break;
+		}
+	}
+out:
 	ft.p.counters->fetch_ns += dsm__now() - start;
 	return result;
 }

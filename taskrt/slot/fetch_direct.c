@@ -108,17 +108,18 @@ wait_piece(struct fetch *ft)
 }
 
 int
-direct_take(struct fetch *ft, struct window *w, struct window *next)
+direct_take(struct fetch *ft, struct window *w, struct window *next,
+            uint32_t upto)
 {
-	for (uint32_t done = 0; done < w->n;) {
-		uint32_t n = w->n - done;
-		uint64_t at = done * DSM_PAGE;
+	while (w->done < w->n && w->done < upto) {
+		uint32_t n = w->n - w->done;
+		uint64_t at = w->done * DSM_PAGE;
 		int all, err = start_pieces(ft, w, &all);
 
 		if (err == DSM_OK && all && next != NULL)
 			err = start_pieces(ft, next, &all);
 		/* Nothing is under way, and yet there is no room. */
-		if (err == DSM_OK && w->n_started == done)
+		if (err == DSM_OK && w->n_started == w->done)
 			err = DSM_EPROTO;
 		if (err == DSM_OK)
 			err = wait_piece(ft);
@@ -130,7 +131,7 @@ direct_take(struct fetch *ft, struct window *w, struct window *next)
 		if (err != DSM_OK)
 			return err;
 		ft->p.counters->pages_rdma += n;
-		done += n;
+		w->done += n;
 	}
 	return DSM_OK;
 }

@@ -25,17 +25,27 @@ message_request(struct fetch *ft, const struct window *w)
 	return send_scratch(ft, DSM_MSG_READ);
 }
 
-/* Next frame of the data link, counting whether spinning was enough. */
+/* Windows from this on are not received in one piece. */
+#define STREAM_MIN 16u
+
+/* Next frame of the data link, or its first `head` bytes, counting whether
+ * spinning was enough. */
 static int
-next_frame(struct fetch *ft, struct dsm_frame *f)
+next_frame(struct fetch *ft, uint32_t head, struct dsm_frame *f)
 {
 	int spun = 0;
 	int err = dsm__conn_drain(ft->p.data, dsm__deadline_ms(REPLY_MS));
 
 	if (err != DSM_OK)
 		return err;
-	err = dsm__conn_recv_wait(ft->p.data, dsm__deadline_ms(REPLY_MS),
-	                          ft->p.spin_ns, f, &spun);
+	if (head > 0)
+		err = dsm__conn_recv_head(ft->p.data, head,
+		                          dsm__deadline_ms(REPLY_MS),
+		                          ft->p.spin_ns, f, &spun);
+	else
+		err =
+		    dsm__conn_recv_wait(ft->p.data, dsm__deadline_ms(REPLY_MS),
+		                        ft->p.spin_ns, f, &spun);
 	if (err != DSM_OK)
 		return err;
 	if (spun)
@@ -45,33 +55,65 @@ next_frame(struct fetch *ft, struct dsm_frame *f)
 	return DSM_OK;
 }
 
-int
-message_take(struct fetch *ft, const struct window *w,
-             const struct space_range *r, uint32_t *got_p)
+/* The reply to w, or its head: how many pages it has. */
+static int
+open_reply(struct fetch *ft, struct window *w, int in_parts,
+           struct dsm_frame *f)
 {
-	struct dsm_frame f;
 	struct dsm_msg_pages m;
-	const uint8_t *bytes;
-	int err = next_frame(ft, &f);
+	uint32_t asked = w->n;
+	int err = next_frame(ft, in_parts ? DSM_PAGES_FIXED : 0, f);
 
 	if (err != DSM_OK)
 		return err;
-	if (f.type != DSM_MSG_PAGES)
+	if (f->type != DSM_MSG_PAGES || f->len < DSM_PAGES_FIXED ||
+	    dsm__decode_pages(f->body, DSM_PAGES_FIXED, &m) != DSM_OK ||
+	    m.addr != w->addr || m.n_pages > asked ||
+	    f->len - DSM_PAGES_FIXED != m.n_pages * DSM_PAGE)
 		return DSM_EPROTO;
-	err = dsm__decode_pages(f.body, f.len, &m);
-	if (err != DSM_OK || m.addr != w->addr || m.n_pages > w->n ||
-	    f.len - DSM_PAGES_FIXED != m.n_pages * DSM_PAGE)
-		return DSM_EPROTO;
-	bytes = f.body + DSM_PAGES_FIXED;
+	w->open = 1;
+	w->n = m.n_pages;
+	if (w->n < asked)
+		dsm__image_abandon(ft->p.image, w->off + w->n * DSM_PAGE,
+		                   asked - w->n);
+	return DSM_OK;
+}
+
+static int
+publish_reply(struct fetch *ft, struct window *w, const struct space_range *r,
+              const uint8_t *bytes)
+{
 	/* The frame buffer is ours to write until the next receive. */
 	if (r != NULL && r->r.kind == DSM_RANGE_VDSO)
-		vdso_patch((uint8_t *)(uintptr_t)bytes, m.n_pages * DSM_PAGE);
-	if (m.n_pages > 0)
-		err = dsm__image_publish(ft->p.image, w->off, m.n_pages, bytes);
-	if (m.n_pages < w->n)
-		dsm__image_abandon(ft->p.image, w->off + m.n_pages * DSM_PAGE,
-		                   w->n - m.n_pages);
-	*got_p = m.n_pages;
+		vdso_patch((uint8_t *)(uintptr_t)bytes, w->n * DSM_PAGE);
+	w->done = w->n;
+	return w->n > 0 ? dsm__image_publish(ft->p.image, w->off, w->n, bytes)
+	                : DSM_OK;
+}
+
+int
+message_take(struct fetch *ft, struct window *w, const struct space_range *r,
+             uint32_t upto)
+{
+	int in_parts = w->n >= STREAM_MIN && dsm__conn_can_pipe(ft->p.data) &&
+	               (r == NULL || r->r.kind != DSM_RANGE_VDSO);
+	struct dsm_frame f;
+	int err;
+
+	if (!w->open) {
+		err = open_reply(ft, w, in_parts, &f);
+		if (err != DSM_OK)
+			return err;
+		if (!in_parts)
+			return publish_reply(ft, w, r,
+			                     f.body + DSM_PAGES_FIXED);
+	}
+	if (upto > w->n)
+		upto = w->n;
+	err = dsm__image_stream(ft->p.image, w->off + w->done * DSM_PAGE,
+	                        upto - w->done, ft->p.data, &ft->stream,
+	                        dsm__deadline_ms(REPLY_MS), ft->p.spin_ns);
+	w->done = upto;
 	return err;
 }
 
@@ -82,7 +124,7 @@ message_ask(struct fetch *ft, unsigned type, unsigned reply,
 	int err = send_scratch(ft, type);
 
 	if (err == DSM_OK)
-		err = next_frame(ft, f_p);
+		err = next_frame(ft, 0, f_p);
 	if (err == DSM_OK && f_p->type != reply)
 		err = DSM_EPROTO;
 	return err;

@@ -2,25 +2,30 @@
  * Inside fetching: what is asked for when (fetch.c), and the two ways of getting
  * it (fetch_message.c, fetch_direct.c).
  *
- * At most two windows are under way, and they are taken in the order in which they
- * were requested, so either way answers in order: frames do by themselves, and so
- * do READs.
+ * At most two windows are under way, `now` and `ahead`. They are taken in the order
+ * in which they were requested, so either way answers in order: frames do by
+ * themselves, and so do READs. A large window is taken in steps, as the task comes
+ * to its pages: then these are still in the processor's cache.
  */
 #ifndef TASKRT_SLOT_FETCH_PRIV_H
 #define TASKRT_SLOT_FETCH_PRIV_H
 
 #include "../../dsm/base/clock.h"
+#include "../../dsm/image/stream.h"
 #include "fetch.h"
 #include "keys.h"
 
 /* The client's server thread may be stopped in a debugger for a while; the
  * coordinator's heartbeats find a dead one much sooner. */
 #define REPLY_MS 30000u
+#define STEP_PAGES 64u
 
 /* Claimed pages that are asked for together. */
 struct window {
 	uint64_t addr, off;
 	uint32_t n;    /* 0: none */
+	uint32_t done; /* published */
+	int open;      /* by message: the head of the reply was received */
 	uint32_t rkey; /* 0: by message; else the rest is used */
 	uint64_t remote;
 	uint8_t *room; /* in the ring */
@@ -30,7 +35,8 @@ struct window {
 struct fetch {
 	struct fetch_params p; /* const after init */
 	uint64_t run;
-	struct window ahead;
+	struct window now, ahead;
+	struct dsm_stream stream;
 	struct dsm_wbuf w, table; /* scratch; answer to ASK */
 	struct keys keys;
 	unsigned half; /* of the ring: the next window's */
@@ -39,9 +45,10 @@ struct fetch {
 /* --- fetch_message.c --- */
 
 int message_request(struct fetch *ft, const struct window *w);
-/* The reply to w: publish its pages. *got_p: how many came. */
-int message_take(struct fetch *ft, const struct window *w,
-                 const struct space_range *r, uint32_t *got_p);
+/* Publish w's pages until `upto` are done. Fewer may come than were asked for: n
+ * is less then, perhaps 0. */
+int message_take(struct fetch *ft, struct window *w,
+                 const struct space_range *r, uint32_t upto);
 /* Send ft->w and receive the answer, which must be of type `reply`. Nothing that
  * will be answered may be under way by message. */
 int message_ask(struct fetch *ft, unsigned type, unsigned reply,
@@ -57,7 +64,8 @@ int direct_plan(struct fetch *ft, struct window *w, int may_ask);
 /* Start reading; `before` is under way, too (NULL: nothing is). */
 int direct_request(struct fetch *ft, struct window *w,
                    const struct window *before);
-/* The oldest window: publish its pages. next: the one after it, or NULL. */
-int direct_take(struct fetch *ft, struct window *w, struct window *next);
+/* Publish w's pages until `upto` are done. next: the window after it, or NULL. */
+int direct_take(struct fetch *ft, struct window *w, struct window *next,
+                uint32_t upto);
 
 #endif

@@ -361,6 +361,76 @@ conformance_a_large_frame_is_not_read_beyond_its_end(
 	free(bytes);
 }
 
+/* Sends a frame of 1 MiB, then one of 10 bytes, whatever the socket takes. */
+static void *
+send_two(void *conn)
+{
+	struct dsm_conn *c = conn;
+
+	send_pattern(c, 1, MIB);
+	send_pattern(c, 2, 10);
+	dsm__conn_drain(c, PATIENCE);
+	return NULL;
+}
+
+void
+conformance_a_large_body_can_be_taken_in_parts(const struct conformance *t)
+{
+	enum { HEAD = 24, PART = 70000 };
+	uint8_t *got = malloc(MIB);
+	struct dsm_frame f, other;
+	size_t at = HEAD;
+	pthread_t peer;
+	struct ends e;
+
+	MUST(got != NULL);
+	open_ends(t, LIMIT, &e);
+	MUST_BE(pthread_create(&peer, NULL, send_two, e.b), 0);
+	MUST_OK(dsm__conn_recv_head(e.a, HEAD, PATIENCE, 0, &f, NULL));
+	MUST_BE(f.tag, 1);
+	MUST_BE(f.len, MIB);
+	MUST_BE(dsm__conn_rest(e.a), MIB - HEAD);
+	memcpy(got, f.body, HEAD);
+	MUST_BE(dsm__conn_recv(e.a, &other), DSM_EINVAL);
+	MUST_BE(dsm__conn_rest_read(e.a, got, MIB, PATIENCE, 0), DSM_EINVAL);
+	while (at < MIB) {
+		size_t n = MIB - at < PART ? MIB - at : PART;
+
+		MUST_OK(dsm__conn_rest_read(e.a, got + at, n, PATIENCE, 0));
+		at += n;
+	}
+	MUST_BE(dsm__conn_rest(e.a), 0);
+	f.body = got;
+	must_be_pattern(&f, 1, MIB);
+	/* A body shorter than the head is whole at once. */
+	MUST_OK(dsm__conn_recv_head(e.a, HEAD, PATIENCE, 0, &f, NULL));
+	must_be_pattern(&f, 2, 10);
+	MUST_BE(dsm__conn_rest(e.a), 0);
+	pthread_join(peer, NULL);
+	free(got);
+	close_ends(&e);
+}
+
+void
+conformance_a_lost_peer_ends_the_wait_for_the_rest_of_a_body(
+    const struct conformance *t)
+{
+	uint8_t bytes[16 + 100] = {0}, got[200];
+	struct dsm_frame f;
+	struct ends e;
+
+	put_header(bytes, 200, DSM_VERSION);
+	open_ends(t, LIMIT, &e);
+	must_write(&e, bytes, sizeof(bytes));
+	MUST_OK(dsm__conn_recv_head(e.a, 10, PATIENCE, 0, &f, NULL));
+	MUST_BE(dsm__conn_rest_read(e.a, got, 190, dsm__now() + 20 * DSM_MS, 0),
+	        DSM_ETIMEDOUT);
+	close_b(&e);
+	MUST_BE(dsm__conn_rest_read(e.a, got, dsm__conn_rest(e.a), PATIENCE, 0),
+	        DSM_ECONN);
+	close_ends(&e);
+}
+
 void
 conformance_a_body_over_the_limit_is_refused(const struct conformance *t)
 {

@@ -37,6 +37,8 @@ int conformance_sockets(const struct dsm_conn_ops *ops, int (*pair)(int *fds_p),
 	X(many_frames_in_one_read_are_handed_out_one_by_one) \
 	X(a_frame_arrives_byte_by_byte)                      \
 	X(a_large_frame_is_not_read_beyond_its_end)          \
+	X(a_large_body_can_be_taken_in_parts)                \
+	X(a_lost_peer_ends_the_wait_for_the_rest_of_a_body)  \
 	X(a_body_over_the_limit_is_refused)                  \
 	X(a_body_over_the_frame_limit_is_not_sent)           \
 	X(garbage_is_a_protocol_error)                       \

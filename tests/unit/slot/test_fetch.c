@@ -377,6 +377,46 @@ test_a_scan_by_message_alone_asks_for_windows_ahead(void)
 	MUST_BE(rg.most_pages, DSM_READ_MAX);
 }
 
+/* Its slot computes, and does not come to take the window ahead. */
+static void
+test_a_page_that_another_slot_has_claimed_and_leaves_is_fetched(void)
+{
+	uint32_t state;
+
+	for (int with_direct = 0; with_direct < 2; with_direct++) {
+		begin(with_direct);
+		MUST_BE(dsm__image_claim(&rg.image, IMAGE_OFF, 32, SLOT + 1,
+		                         &state),
+		        32);
+		MUST_BE(get(5), FETCH_GOT);
+		must_have(5);
+		must_be_settled();
+		/* The others are still that slot's. */
+		MUST(!is_present(4) && !is_present(6));
+		end();
+	}
+}
+
+static void
+test_a_large_window_is_taken_in_steps(void)
+{
+	uint64_t page = 0;
+
+	begin(1);
+	/* Of a window that is under way some pages are there. */
+	while (atomic_load(&rg.ctl.claim_n[0]) == 0) {
+		MUST(page < PART_PAGES);
+		if (!is_present(page))
+			MUST_BE(get(page), FETCH_GOT);
+		page++;
+	}
+	MUST(is_present(page - 1));
+	MUST(!is_present(PART_PAGES - 1));
+	MUST_OK(fetch_settle());
+	must_be_settled();
+	end();
+}
+
 static void
 test_settling_leaves_no_read_under_way(void)
 {
@@ -474,6 +514,8 @@ SUITE(taskrt_slot_fetch, "taskrt.slot.fetch",
       T(test_a_scan_brings_every_byte_by_whichever_way),
       T(test_a_scan_works_with_few_reads_at_a_time),
       T(test_a_scan_by_message_alone_asks_for_windows_ahead),
+      T(test_a_page_that_another_slot_has_claimed_and_leaves_is_fetched),
+      T(test_a_large_window_is_taken_in_steps),
       T(test_settling_leaves_no_read_under_way),
       T(test_a_read_that_fails_loses_the_slot_and_leaves_its_claim_to_be_seen),
       T(test_what_a_failed_scan_had_claimed_can_be_reclaimed),

@@ -1,0 +1,41 @@
+/*
+ * Pages from a connection into the image without passing through this process: the
+ * kernel moves the socket's buffers into a pipe and copies them from there to the
+ * image's file, one copy where recv and write make two.
+ *
+ * A page is there for every slot as soon as the file has it, so the file must
+ * only ever get whole ones. The kernel fills a page of the file, locked, from as
+ * many of the pipe's buffers as it takes; what would tear a page is a pipe that
+ * ends in the middle of one. Hence the rule: only whole pages are moved out of the
+ * pipe, and only when all their bytes are in it.
+ *
+ * The pipe holds a bounded number of buffers, each with as many bytes as the network
+ * made it: when it is full before a batch is whole, what is whole goes out first.
+ */
+#ifndef DSM_IMAGE_STREAM_H
+#define DSM_IMAGE_STREAM_H
+
+#include "../transport/conn.h"
+#include "image.h"
+
+#define DSM_STREAM_COPY 8u /* pages copied at a time where copying it is */
+
+/* {0} is a valid one. */
+struct dsm_stream {
+	int made;
+	int fds[2];       /* non-blocking, when made */
+	uint64_t n_piped; /* pages that came that way */
+	uint8_t buf[DSM_STREAM_COPY * DSM_PAGE];
+};
+
+/*
+ * The next n pages of the rest of c's frame are the claimed pages from off on:
+ * write them to the file, mark them PRESENT. DSM_ENOMEM (no room for the image),
+ * DSM_ESYS, or the connection's error; the frame is then not taken whole.
+ */
+int dsm__image_stream(struct dsm_image *im, uint64_t off, uint32_t n,
+                      struct dsm_conn *c, struct dsm_stream *st,
+                      uint64_t deadline, uint64_t spin_ns);
+void dsm__stream_fini(struct dsm_stream *st);
+
+#endif
