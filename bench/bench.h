@@ -15,21 +15,22 @@
 #include <stdint.h>
 
 /* X(name, question). The names are fixed: other people's scripts read them. */
-#define BENCHMARKS(X)                                                    \
-	X(fault_read_tcp, "a cold 4 KiB page at random, over TCP")       \
-	X(fault_read_verbs, "the same over RDMA")                        \
-	X(scan_tcp, "256 MiB cold, read in order, over TCP")             \
-	X(scan_verbs, "64 MiB cold, read in order, over RDMA")           \
-	X(commit_dense, "launch to commit of 64 MiB written, over TCP")  \
-	X(commit_sparse, "the same, one word in each of 10,000 pages")   \
-	X(run_empty, "launch and join one empty task, embedded")         \
-	X(forks_per_s, "empty tasks a second, one bunch, embedded")      \
-	X(for_empty, "10^6 iterations of an empty body, embedded")       \
-	X(local_mandelbrot, "much output, all cores, against OpenMP")    \
-	X(local_primes, "short tasks, all cores, against OpenMP")        \
-	X(local_knights, "long tasks, all cores, against OpenMP")        \
-	X(local_factor, "long loops, all cores, against OpenMP")         \
-	X(race_check, "race check of a written page at the coordinator") \
+#define BENCHMARKS(X)                                                     \
+	X(fault_read_tcp, "a cold 4 KiB page at random, over TCP")        \
+	X(fault_read_verbs, "the same over RDMA")                         \
+	X(scan_tcp, "256 MiB cold, read in order, over TCP")              \
+	X(scan_verbs, "64 MiB cold, read in order, over RDMA")            \
+	X(commit_dense, "launch to commit of 64 MiB written, over TCP")   \
+	X(commit_sparse, "the same, one word in each of 10,000 pages")    \
+	X(run_empty, "launch and join one empty task, embedded")          \
+	X(forks_per_s, "empty tasks a second, one bunch, embedded")       \
+	X(for_empty, "10^6 iterations of an empty body, embedded")        \
+	X(local_mandelbrot, "much output, all cores, against OpenMP")     \
+	X(local_primes, "short tasks, all cores, against OpenMP")         \
+	X(local_knights, "long tasks, all cores, against OpenMP")         \
+	X(local_factor, "long loops, all cores, against OpenMP")          \
+	X(race_check, "race check of a written page at the coordinator")  \
+	X(slots_1000, "a task at the coordinator, 1000 slots against 10") \
 	X(cold_first_task, "first task of a small program, over TCP")
 
 struct bench_result {
