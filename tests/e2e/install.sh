@@ -110,6 +110,32 @@ if command -v pkg-config >/dev/null; then
 		"$tmp/first.c" -o "$tmp/static" \
 		$(package --static --cflags --libs)
 	check "the static program runs" prints "$tmp/static"
+	cat >"$tmp/sum.cc" <<-'END'
+		#include <cmath>
+		#include <cstdio>
+		#include <taskrt/taskrt.hpp>
+
+		int
+		main()
+		{
+			taskrt::vector<double> a(1000);
+
+			taskrt::parallel_for(0, 1000, [&](auto i) {
+				for (int k = 1; k < 100000; k++)
+					a[i] += std::sin(double(i) / k);
+			});
+			std::printf("%f\n", a[999]);
+		}
+	END
+	if command -v g++ >/dev/null; then
+		# shellcheck disable=SC2046
+		check "a C++ program builds" compiles c++ g++ -std=c++17 -O2 \
+			-Wall -Wextra -Werror "$tmp/sum.cc" -o "$tmp/sum" \
+			$(package --cflags --libs) -Wl,-rpath,"$prefix/lib"
+		check "the C++ program runs" prints "$tmp/sum"
+	else
+		skip "a C++ program" "no g++"
+	fi
 	check "the version in taskrt.pc is that of the header" eval \
 		"grep -qF '\"$(package --modversion)\"' \
 		taskrt/include/taskrt/taskrt.h"
