@@ -506,5 +506,6 @@ main(int argc, char **argv)
 	if (stack == NULL)
 		stop(SLOT_EXIT_SETUP, "no memory for the slot's stack");
 	dsm__clock_no_vdso();
+	clearenv(); /* it lies on the stack that goes: libibverbs would look */
 	arch_move((char *)stack + MAIN_STACK, slot_main, NULL);
 }
