@@ -115,6 +115,7 @@ run_create(struct session *s, const struct dsm_msg_run *m, struct run **r_p)
 	memset(&r->m.drops, 0, sizeof(r->m.drops));
 	memset(&r->m.updates, 0, sizeof(r->m.updates));
 	memset(&r->m.pages, 0, sizeof(r->m.pages));
+	memset(&r->m.advice, 0, sizeof(r->m.advice));
 	if (r->m.retries == 0)
 		r->m.retries = DEFAULT_RETRIES;
 	r->total = m->end - m->begin;

@@ -21,6 +21,7 @@
 #include "../base/clock.h"
 #include "../base/log.h"
 #include "../include/dsm/dsm.h"
+#include "../wire/wire.h"
 
 #define SIZE_DEFAULT (UINT64_C(256) << 30)
 #define SIZE_LEAST (UINT64_C(1) << 30) /* with limited address space */
@@ -678,6 +679,27 @@ dsm_name(const void *p, const char *label)
 	if (h == NULL || !dsm__heap_has(p) || in_task())
 		return DSM_EINVAL;
 	return dsm__alloc_name(alloc_of(h, p), p, label);
+}
+
+int
+dsm_advise(const void *p, size_t len, int advice)
+{
+	struct dsm_heap *h = dsm__heap_peek();
+	uint64_t start = (uintptr_t)p, end;
+
+	_Static_assert((int)DSM_WILLNEED == (int)DSM_ADVICE_WILLNEED &&
+	                   (int)DSM_SEQUENTIAL == (int)DSM_ADVICE_SEQUENTIAL &&
+	                   (int)DSM_RANDOM == (int)DSM_ADVICE_RANDOM,
+	               "one number for one advice");
+	if (h == NULL || in_task() || advice < DSM_NORMAL ||
+	    advice > DSM_RANDOM || __builtin_add_overflow(start, len, &end) ||
+	    start < h->base || end > h->base + h->size)
+		return DSM_EINVAL;
+	dsm__heap_lock(h);
+	int err = dsm__advices_set(&h->advice, dsm__page_down(start),
+	                           dsm__page_up(end), (uint32_t)advice);
+	dsm__heap_unlock(h);
+	return err;
 }
 
 int

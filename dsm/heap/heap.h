@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "../base/status.h"
+#include "advice.h"
 #include "alloc.h"
 #include "map.h"
 #include "task_arena.h"
@@ -45,6 +46,7 @@ struct dsm_heap {
 
 	pthread_mutex_t lock;
 	unsigned n_runs; /* lock: in flight; freed pages are kept meanwhile */
+	struct dsm_advices advice; /* lock */
 
 	pthread_mutex_t loan_lock;
 	struct dsm_loan *loans; /* loan_lock; by stamp */

@@ -577,3 +577,31 @@ dsm__server_launch(struct dsm_server *s, const struct dsm_extents *changed,
 		find_again(s, drops, updates);
 	return err;
 }
+
+void
+dsm__server_push(struct dsm_server *s, uint64_t start, uint64_t end,
+                 size_t max_bytes, struct dsm_extents *updates,
+                 struct dsm_wbuf *pages)
+{
+	uint64_t page = (start - s->heap_base) / DSM_PAGE;
+	uint64_t stop = (end - s->heap_base) / DSM_PAGE;
+
+	for (; page < stop && pages->len + DSM_PAGE <= max_bytes; page++) {
+		uint64_t *w = served_word(s, page, 1);
+		uint64_t at = s->heap_base + page * DSM_PAGE;
+
+		if (w == NULL)
+			return;
+		if (*w & word_mask(page, page + 1))
+			continue;
+		if (dsm__wbuf_put(pages, dsm__views_serving(s->views, at),
+		                  DSM_PAGE) != DSM_OK)
+			return;
+		if (dsm__extents_push(updates, at, 1) != DSM_OK) {
+			pages->len -= DSM_PAGE;
+			return;
+		}
+		*w |= word_mask(page, page + 1);
+		s->n_served++;
+	}
+}

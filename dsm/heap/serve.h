@@ -49,6 +49,15 @@ int dsm__server_launch(struct dsm_server *s, const struct dsm_extents *changed,
                        struct dsm_extents *drops, struct dsm_extents *updates,
                        struct dsm_wbuf *pages);
 
+/*
+ * After dsm__server_launch: send pages of the heap [start, end) along that nobody
+ * was ever served, as updates; up to max_bytes in `pages` in all. What there is no
+ * room or memory for will be asked for.
+ */
+void dsm__server_push(struct dsm_server *s, uint64_t start, uint64_t end,
+                      size_t max_bytes, struct dsm_extents *updates,
+                      struct dsm_wbuf *pages);
+
 /* Pages served so far, by message. */
 uint64_t dsm__server_pages_served(const struct dsm_server *s);
 

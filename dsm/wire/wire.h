@@ -49,6 +49,13 @@ enum dsm_range_kind {
 	DSM_RANGE_VDSO,  /* patched by the slot */
 };
 
+/* The numbers of DSM_WILLNEED … in dsm.h. */
+enum dsm_advice_kind {
+	DSM_ADVICE_WILLNEED = 1, /* travels with the launch, in big windows */
+	DSM_ADVICE_SEQUENTIAL,   /* big windows from the first page on, ahead */
+	DSM_ADVICE_RANDOM,       /* just the page that is touched */
+};
+
 enum dsm_run_mode {
 	DSM_MODE_TASKS = 1, /* array of {fn, arg} at ctx */
 	DSM_MODE_FOR,       /* fn(i, ctx) */

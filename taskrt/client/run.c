@@ -83,7 +83,8 @@ keep_tasks(struct taskrt_run *run)
 struct launch {
 	struct dsm_extents drops, updates;
 	struct dsm_wbuf pages, packed_ranges, packed_drops, packed_updates;
-	uint32_t n_ranges;
+	struct dsm_wbuf packed_advice;
+	uint32_t n_ranges, n_advice;
 	uint64_t version;
 };
 
@@ -96,6 +97,39 @@ launch_fini(struct launch *l)
 	dsm__wbuf_fini(&l->packed_ranges);
 	dsm__wbuf_fini(&l->packed_drops);
 	dsm__wbuf_fini(&l->packed_updates);
+	dsm__wbuf_fini(&l->packed_advice);
+}
+
+/* Slots have the heap itself: none of its pages ever travels. */
+static int
+shares_heap(const struct taskrt__session *s)
+{
+	return s->config->coordinator[0] == '\0' &&
+	       s->config->transport != TASKRT__TRANSPORT_TCP;
+}
+
+/* Heap lock held. */
+static int
+follow_advice(struct taskrt__session *s, struct launch *l)
+{
+	const struct dsm_advices *x = &s->heap->advice;
+	uint64_t used = s->heap->base + dsm__heap_used(s->heap);
+	int err = DSM_OK;
+
+	if (shares_heap(s))
+		return DSM_OK;
+	for (size_t i = 0; i < x->n && err == DSM_OK; i++) {
+		const struct dsm_advice *a = &x->v[i];
+		const struct dsm_rec_advice rec = {a->start, a->end, a->kind};
+		uint64_t end = a->end < used ? a->end : used;
+
+		if (a->kind == DSM_ADVICE_WILLNEED && a->start < end)
+			dsm__server_push(s->server, a->start, end, UPDATES_MAX,
+			                 &l->updates, &l->pages);
+		err = dsm__pack_advice(&l->packed_advice, &rec);
+		l->n_advice++;
+	}
+	return err;
 }
 
 /*
@@ -132,6 +166,8 @@ freeze(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
 			    "cannot find what changed since the last run: %s",
 			    dsm__strerror(err));
 	}
+	if (err == DSM_OK && follow_advice(s, l) != DSM_OK)
+		l->n_advice = 0; /* it was advice */
 	if (err == DSM_OK) {
 		s->changed.n = 0;
 		dsm__heap_run_begin(h);
@@ -232,6 +268,7 @@ send_run(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
 	    .drops = {l->packed_drops.ptr, (uint32_t)l->drops.n},
 	    .updates = {l->packed_updates.ptr, (uint32_t)l->updates.n},
 	    .pages = {l->pages.ptr, (uint32_t)l->pages.len},
+	    .advice = {l->packed_advice.ptr, l->n_advice},
 	};
 	struct dsm_wbuf w = {0};
 

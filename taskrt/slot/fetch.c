@@ -6,6 +6,8 @@
 #define BLOCK_PAGES 16u
 /* For another slot's fetch of a page: much longer than any takes. */
 #define PATIENCE_MS 5u
+#define SEQUENTIAL_FIRST 64u /* pages, where the program has said so */
+#define ADVICE_MAX 1024u
 
 static struct fetch ft;
 
@@ -17,6 +19,7 @@ fetch_init(const struct fetch_params *p)
 	keys_fini(&ft.keys);
 	dsm__wbuf_fini(&ft.w);
 	dsm__wbuf_fini(&ft.table);
+	free(ft.advice);
 	ft = (struct fetch){.p = *p};
 	return DSM_OK;
 }
@@ -34,6 +37,65 @@ state_of(uint64_t off)
 	return atomic_load_explicit(dsm__image_state(ft.p.image, off),
 	                            memory_order_acquire) &
 	       DSM_PG_STATE;
+}
+
+/* --- advice --- */
+
+int
+fetch_set_advice(const struct dsm_array *advice)
+{
+	uint64_t last = 0;
+
+	ft.n_advice = 0;
+	if (advice->n == 0)
+		return DSM_OK;
+	if (advice->n > ADVICE_MAX)
+		return DSM_EPROTO;
+	if (ft.advice == NULL)
+		ft.advice = calloc(ADVICE_MAX, sizeof(*ft.advice));
+	if (ft.advice == NULL)
+		return DSM_ENOMEM;
+	for (uint32_t i = 0; i < advice->n; i++) {
+		struct dsm_rec_advice *a = &ft.advice[i];
+
+		if (dsm__unpack_advice(advice, i, a) != DSM_OK ||
+		    a->start < last || a->start >= a->end ||
+		    ((a->start | a->end) & DSM_PAGE_MASK) != 0)
+			return DSM_EPROTO;
+		last = a->end;
+	}
+	ft.n_advice = advice->n;
+	return DSM_OK;
+}
+
+/* NULL: none. */
+static const struct dsm_rec_advice *
+advice_at(const struct space_range *r, uint64_t addr)
+{
+	uint32_t lo = 0, hi = ft.n_advice; /* those before lo end at or below */
+
+	if (r->r.kind != DSM_RANGE_HEAP)
+		return NULL;
+	while (lo < hi) {
+		uint32_t mid = (lo + hi) / 2;
+
+		if (ft.advice[mid].end <= addr)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < ft.n_advice && ft.advice[lo].start <= addr ? &ft.advice[lo]
+	                                                       : NULL;
+}
+
+/* Pages from addr on that one window may have. */
+static uint64_t
+window_room(const struct space_range *r, uint64_t addr)
+{
+	const struct dsm_rec_advice *a = advice_at(r, addr);
+	uint64_t end = a != NULL && a->end < r->r.end ? a->end : r->r.end;
+
+	return (end - addr) / DSM_PAGE;
 }
 
 static void
@@ -105,14 +167,15 @@ request_ahead(struct space_range *r, uint64_t addr, uint32_t n,
 {
 	struct window w = {.addr = addr,
 	                   .off = r->r.image_off + (addr - r->r.start)};
-	uint64_t left = (r->r.end - addr) / DSM_PAGE;
+	uint64_t left = window_room(r, addr);
 	uint32_t state;
 	int err;
 
 	if (n > DSM_READ_MAX)
 		n = DSM_READ_MAX;
 	w.n = n < left ? n : (uint32_t)left;
-	if (w.n == 0)
+	/* What is advised about one part says nothing of the next. */
+	if (w.n == 0 || advice_at(r, addr) != advice_at(r, addr - DSM_PAGE))
 		return DSM_OK;
 	err = plan(r, &w, before);
 	if (err != DSM_OK || w.n == 0)
@@ -219,13 +282,31 @@ present_around(struct space_range *r, uint64_t off)
 	return n;
 }
 
+/* What the program has said beats what the task has shown so far. *before_p: as if
+ * so many pages had been read up to here. */
+static uint32_t
+advised_size(const struct dsm_rec_advice *a, uint32_t n, uint32_t *before_p)
+{
+	uint32_t first =
+	    a->kind == DSM_ADVICE_WILLNEED ? DSM_READ_MAX : SEQUENTIAL_FIRST;
+
+	if (a->kind == DSM_ADVICE_RANDOM) {
+		*before_p = 0;
+		return 1;
+	}
+	if (*before_p < AHEAD_MIN)
+		*before_p = AHEAD_MIN;
+	return n < first ? first : n;
+}
+
 /* How many pages to ask for at a fault on off. */
 static uint32_t
 window_size(struct space_range *r, uint64_t addr, uint64_t off, uint32_t more,
             uint32_t *before_p)
 {
 	uint64_t room = (addr - r->r.start) / DSM_PAGE;
-	uint64_t left = (r->r.end - addr) / DSM_PAGE;
+	uint64_t left = window_room(r, addr);
+	const struct dsm_rec_advice *a = advice_at(r, addr);
 	uint32_t before = dsm__image_run_before(
 	    ft.p.image, off,
 	    room < DSM_READ_MAX ? (uint32_t)room : DSM_READ_MAX);
@@ -240,6 +321,8 @@ window_size(struct space_range *r, uint64_t addr, uint64_t off, uint32_t more,
 	if (n > DSM_READ_MAX)
 		n = DSM_READ_MAX;
 	*before_p = before;
+	if (a != NULL)
+		n = advised_size(a, n, before_p);
 	return n > left ? (uint32_t)left : n;
 }
 

@@ -10,6 +10,10 @@
  * window is ahead. Replies come in the order of requests. At the end of a part of
  * the heap that is registered by itself (or is not) a window ends, too.
  *
+ * What the program advises (dsm_advise) comes before all that: nothing besides in
+ * RANDOM parts, big windows and one ahead from the first page on in others, and none
+ * goes beyond its part.
+ *
  * Claims in flight are shown in the control page (slotctl.h), so that the worker
  * can take them back when this process dies.
  */
@@ -47,6 +51,10 @@ struct fetch_params {
 int fetch_init(const struct fetch_params *p);
 /* Epoch of the requests from now on. */
 void fetch_set_run(uint64_t run);
+
+/* What the run says of how the heap will be used: copied. DSM_EPROTO: it makes no
+ * sense; DSM_ENOMEM. */
+int fetch_set_advice(const struct dsm_array *advice);
 
 enum fetch_result {
 	FETCH_GOT,      /* fetched by this call (or by a window ahead) */

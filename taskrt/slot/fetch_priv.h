@@ -39,7 +39,9 @@ struct fetch {
 	struct dsm_stream stream;
 	struct dsm_wbuf w, table; /* scratch; answer to ASK */
 	struct keys keys;
-	unsigned half; /* of the ring: the next window's */
+	unsigned half;                 /* of the ring: the next window's */
+	struct dsm_rec_advice *advice; /* ascending */
+	uint32_t n_advice;
 };
 
 /* --- fetch_message.c --- */

@@ -283,7 +283,10 @@ take_run(const struct dsm_frame *f)
 	sl.run.name = (struct dsm_str){0};
 	sl.run.ranges = sl.run.drops = sl.run.updates = (struct dsm_array){0};
 	sl.run.pages = (struct dsm_blob){0};
+	sl.run.advice = (struct dsm_array){0};
 	fetch_set_run(m.run);
+	if (fetch_set_advice(&m.advice) != DSM_OK)
+		stop(SLOT_EXIT_PROTO, "malformed advice in RUN");
 	space_new_run();
 	fault_new_run();
 	writeset_new_run(m.run);

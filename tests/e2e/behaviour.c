@@ -1258,6 +1258,71 @@ clean_pages_are_not_fetched_again(void)
 	dsm_free(sums);
 }
 
+#define ADVISED_PAGES 600u
+
+static void
+read_pages(size_t i, void *ctx)
+{
+	const unsigned char *p = ((unsigned char **)ctx)[0];
+	uint64_t *sum = (uint64_t *)((void **)ctx)[1];
+	uint64_t s = 0;
+
+	(void)i;
+	for (size_t k = 0; k < ADVISED_PAGES; k++)
+		s += p[k * PAGE];
+	*sum = s;
+}
+
+/* Counters of one task that reads fresh pages with this advice. */
+static struct taskrt_counters
+read_with(int advice)
+{
+	unsigned char *p = dsm_aligned_alloc(PAGE, ADVISED_PAGES * PAGE);
+	uint64_t *sum = dsm_calloc(1, sizeof(*sum));
+	void *ctx[2] = {p, sum};
+	struct taskrt_counters c = {0};
+
+	for (size_t k = 0; k < ADVISED_PAGES; k++)
+		p[k * PAGE] = (unsigned char)k;
+	if (dsm_advise(p, ADVISED_PAGES * PAGE, advice) == 0 &&
+	    taskrt_for(0, 1, read_pages, ctx, NULL) == 0 &&
+	    *sum == 600 / 256 * (255 * 128) + 88 * 87 / 2)
+		c = taskrt_report()->counters;
+	/* Memory is never freed: other advice must meet fresh addresses. */
+	return c;
+}
+
+static void
+advice_changes_how_pages_travel_and_no_result(void)
+{
+	int elsewhere = getenv("TASKRT_COORDINATOR") != NULL ||
+	                (getenv("TASKRT_TRANSPORT") != NULL &&
+	                 strcmp(getenv("TASKRT_TRANSPORT"), "tcp") == 0);
+	struct taskrt_counters c;
+	int local;
+
+	/* The first run brings code and whatever else there is. */
+	CHECK(read_with(DSM_NORMAL).tasks == 1);
+	c = read_with(DSM_RANDOM);
+	CHECK(c.tasks == 1);
+	if (elsewhere)
+		CHECK(c.faults_heap_read >= ADVISED_PAGES);
+	c = read_with(DSM_SEQUENTIAL);
+	CHECK(c.tasks == 1);
+	if (elsewhere)
+		CHECK(c.pages_fetched >= ADVISED_PAGES && c.fetches < 20);
+	c = read_with(DSM_WILLNEED);
+	CHECK(c.tasks == 1);
+	if (elsewhere)
+		CHECK(c.pages_fetched < 50 && c.pages_updated >= ADVISED_PAGES);
+	CHECK(dsm_advise(&local, 4, DSM_RANDOM) == DSM_EINVAL);
+	CHECK(dsm_advise(NULL, 1, DSM_RANDOM) == DSM_EINVAL);
+	void *p = dsm_malloc(10);
+	CHECK(dsm_advise(p, 10, 4) == DSM_EINVAL);
+	CHECK(dsm_advise(p, SIZE_MAX, DSM_RANDOM) == DSM_EINVAL);
+	dsm_free(p);
+}
+
 static void
 copy_global(size_t i, void *ctx)
 {
@@ -1811,6 +1876,7 @@ static const struct {
     CASE(a_million_iterations),
     CASE(a_hundred_thousand_tasks_in_one_bunch),
     CASE(clean_pages_are_not_fetched_again),
+    CASE(advice_changes_how_pages_travel_and_no_result),
     CASE(changed_globals_and_locals_reach_the_next_run),
     CASE(memory_mapped_between_runs_is_found),
     CASE(memory_mapped_in_mid_run_is_found_and_no_write_is_lost),

@@ -122,6 +122,32 @@ DSM_API void dsm_free(void *p);
  */
 DSM_API int dsm_name(const void *p, const char *label);
 
+/* How tasks will use memory: advice of dsm_advise. */
+enum {
+	DSM_NORMAL = 0,     /* nothing is known: windows follow what tasks do */
+	DSM_WILLNEED = 1,   /* all of it, soon */
+	DSM_SEQUENTIAL = 2, /* from front to back */
+	DSM_RANDOM = 3,     /* here and there */
+};
+
+/*
+ * dsm_advise - say how tasks of the next launches will use a part of the heap.
+ *
+ * p, len      any part of the shared heap; every page that it touches is meant
+ * advice      WILLNEED: pages travel with the launch message, before any task
+ *             asks (up to 16 MiB a launch, those that changed and those that
+ *             were never sent), the rest in the biggest windows;
+ *             SEQUENTIAL: big windows from the first page on, the next one under
+ *             way while the task works; RANDOM: just the pages that are
+ *             touched, none besides; NORMAL: takes advice back
+ * Returns     DSM_OK; DSM_EINVAL: another advice, not in the heap, or inside a task;
+ *             DSM_ENOSPC: more than 1024 ranges with advice
+ * Stays       with the addresses, until other advice is given for them
+ * Costs       nothing where memory is shared: on one machine without a cluster it
+ *             has no effect, and it never changes results
+ */
+DSM_API int dsm_advise(const void *p, size_t len, int advice);
+
 /* The shared heap in numbers. Bytes, unless said otherwise. */
 struct dsm_stats {
 	uint64_t address_space; /* reserved for the heap; costs no memory */

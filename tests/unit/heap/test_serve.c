@@ -294,6 +294,44 @@ test_a_changed_page_that_was_not_served_is_no_update(void)
 }
 
 static void
+test_pushed_heap_pages_are_those_that_nobody_has(void)
+{
+	struct fixture f;
+	char *heap;
+	uint64_t at;
+
+	set_up(&f, 1);
+	heap = dsm__views_base(f.views);
+	at = addr_of(heap);
+	for (int i = 0; i < 10; i++)
+		heap[i * DSM_PAGE] = (char)('a' + i);
+	serve(&f, heap + 2 * DSM_PAGE, 1, 1);
+	launch(&f);
+	dsm__server_push(f.s, at, at + 6 * DSM_PAGE, SIZE_MAX, &f.updates,
+	                 &f.pages);
+	MUST_BE(f.updates.n, 2);
+	MUST_BE(f.updates.v[0].start, at);
+	MUST_BE(f.updates.v[0].n_pages, 2);
+	MUST_BE(f.updates.v[1].start, at + 3 * DSM_PAGE);
+	MUST_BE(f.updates.v[1].n_pages, 3);
+	MUST_BE(f.pages.len, 5 * DSM_PAGE);
+	MUST_BE(f.pages.ptr[0], 'a');
+	MUST_BE(f.pages.ptr[2 * DSM_PAGE], 'd');
+	/* Once; but again when it has changed, and no more than there is room. */
+	MUST_OK(dsm__extents_add(&f.changed, at + 4 * DSM_PAGE, 1));
+	launch(&f);
+	MUST_BE(f.drops.n, 1);
+	dsm__server_push(f.s, at, at + 10 * DSM_PAGE, 3 * DSM_PAGE, &f.updates,
+	                 &f.pages);
+	MUST_BE(f.pages.len, 3 * DSM_PAGE);
+	MUST_BE(f.updates.n, 2);
+	MUST_BE(f.updates.v[0].start, at + 4 * DSM_PAGE);
+	MUST_BE(f.updates.v[1].start, at + 6 * DSM_PAGE);
+	MUST_BE(f.updates.v[1].n_pages, 2);
+	tear_down(&f);
+}
+
+static void
 test_updates_are_ascending_whatever_was_served_first(void)
 {
 	struct fixture f;
@@ -505,6 +543,7 @@ SUITE(dsm_heap_serve, "dsm.heap.serve", T(test_id_table_agrees_with_an_array),
       T(test_own_memory_of_the_server_is_not_in_the_map),
       T(test_a_served_page_that_changed_is_an_update_once),
       T(test_a_changed_page_that_was_not_served_is_no_update),
+      T(test_pushed_heap_pages_are_those_that_nobody_has),
       T(test_updates_are_ascending_whatever_was_served_first),
       T(test_a_served_page_that_is_gone_does_not_hurt_a_launch),
       T(test_a_copy_of_what_was_mapped_before_is_not_served),

@@ -417,6 +417,97 @@ test_a_large_window_is_taken_in_steps(void)
 	end();
 }
 
+/* Advice of one kind for pages [from, to). */
+static void
+advise(uint64_t from, uint64_t to, uint32_t kind)
+{
+	const struct dsm_rec_advice a = {HEAP_AT + from * DSM_PAGE,
+	                                 HEAP_AT + to * DSM_PAGE, kind};
+	struct dsm_wbuf w = {0};
+
+	MUST_OK(dsm__pack_advice(&w, &a));
+	const struct dsm_array array = {w.ptr, 1};
+	MUST_OK(fetch_set_advice(&array));
+	dsm__wbuf_fini(&w);
+}
+
+static void
+test_where_access_is_random_a_fault_brings_one_page(void)
+{
+	for (int direct = 0; direct < 2; direct++) {
+		begin(direct);
+		advise(0, PAGES, DSM_ADVICE_RANDOM);
+		scan();
+		must_be_settled();
+		MUST_BE(rg.counters.pages_fetched, PAGES);
+		MUST_BE(rg.counters.pages_prefetched, 0);
+		end();
+	}
+}
+
+static void
+test_where_access_is_sequential_windows_are_big_from_the_first_page_on(void)
+{
+	for (int direct = 0; direct < 2; direct++) {
+		begin(direct);
+		advise(0, 250, DSM_ADVICE_SEQUENTIAL);
+		MUST_BE(get(0), FETCH_GOT);
+		MUST(rg.counters.pages_fetched >= 64);
+		MUST(atomic_load(&rg.ctl.claim_n[1]) > 0); /* one ahead */
+		MUST_OK(fetch_settle());
+		must_be_settled();
+		end();
+	}
+}
+
+static void
+test_a_window_ends_where_its_advice_does(void)
+{
+	for (uint32_t kind = DSM_ADVICE_WILLNEED; kind <= DSM_ADVICE_SEQUENTIAL;
+	     kind++) {
+		begin(0);
+		advise(100, 110, kind);
+		MUST_BE(get(103), FETCH_GOT);
+		MUST_OK(fetch_settle());
+		MUST_BE(rg.counters.pages_fetched, 7);
+		MUST(is_present(109) && !is_present(110) && !is_present(102));
+		/* Nor does the one ahead. */
+		advise(1000, 1064, kind);
+		MUST_BE(get(1000), FETCH_GOT);
+		MUST_OK(fetch_settle());
+		MUST(is_present(1063) && !is_present(1064));
+		advise(100, 110, kind);
+		/* Beyond, nothing is known. */
+		MUST_BE(get(500), FETCH_GOT);
+		MUST_BE(rg.counters.pages_fetched, 7 + 64 + 1);
+		scan();
+		end();
+	}
+}
+
+static void
+test_advice_that_makes_no_sense_is_refused(void)
+{
+	const struct dsm_rec_advice bad[] = {
+	    {HEAP_AT + 1, HEAP_AT + DSM_PAGE, 1},
+	    {HEAP_AT + DSM_PAGE, HEAP_AT + DSM_PAGE, 1},
+	    {HEAP_AT + DSM_PAGE, HEAP_AT, 1},
+	};
+
+	begin(0);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct dsm_wbuf w = {0};
+
+		MUST_OK(dsm__pack_advice(&w, &bad[i]));
+		const struct dsm_array array = {w.ptr, 1};
+		MUST_BE(fetch_set_advice(&array), DSM_EPROTO);
+		dsm__wbuf_fini(&w);
+	}
+	MUST_BE(get(0), FETCH_GOT);
+	MUST_BE(rg.counters.pages_fetched, 1);
+	end();
+}
+
 static void
 test_settling_leaves_no_read_under_way(void)
 {
@@ -516,6 +607,10 @@ SUITE(taskrt_slot_fetch, "taskrt.slot.fetch",
       T(test_a_scan_by_message_alone_asks_for_windows_ahead),
       T(test_a_page_that_another_slot_has_claimed_and_leaves_is_fetched),
       T(test_a_large_window_is_taken_in_steps),
+      T(test_where_access_is_random_a_fault_brings_one_page),
+      T(test_where_access_is_sequential_windows_are_big_from_the_first_page_on),
+      T(test_a_window_ends_where_its_advice_does),
+      T(test_advice_that_makes_no_sense_is_refused),
       T(test_settling_leaves_no_read_under_way),
       T(test_a_read_that_fails_loses_the_slot_and_leaves_its_claim_to_be_seen),
       T(test_what_a_failed_scan_had_claimed_can_be_reclaimed),
