@@ -138,11 +138,10 @@ documents() {
 	for d in README.md doc/*.md; do
 		put 644 "$d" "$DOCDIR/${d##*/}"
 	done
-	for d in examples/*.c examples/*/*.[ch]; do
-		put 644 "$d" "$DOCDIR/$d"
-	done
-	! [ -e examples/README.md ] ||
-		put 644 examples/README.md "$DOCDIR/examples/README.md"
+	find examples -type f -name '*.[a-z]*' ! -name '*.sh' ! -name '*.png' | sort |
+		while read -r d; do
+			put 644 "$d" "$DOCDIR/$d"
+		done
 }
 
 headers

@@ -74,7 +74,8 @@ accepted_by_lintian() {
 check "lintian accepts them" accepted_by_lintian
 
 contains() { # PACKAGE PATH - a pattern
-	dpkg-deb --fsys-tarfile "$1" | tar t | grep -qx "\./$2"
+	dpkg-deb -c "$1" | awk '{ print $6 }' >"$tmp/contents" &&
+		grep -qx "\./$2" "$tmp/contents"
 }
 check "a worker's machine needs no other package of ours" eval \
 	"! dpkg-deb -f '${packages[2]}' Depends | grep -q taskrt"

@@ -99,6 +99,13 @@ if command -v pkg-config >/dev/null; then
 		"$tmp/first.c" -o "$tmp/first" $(package --cflags --libs) \
 		-Wl,-rpath,"$prefix/lib" -lm
 	check "README's program runs" prints "$tmp/first"
+	examples=$prefix/share/doc/taskrt/examples
+	# shellcheck disable=SC2046
+	check "an installed example builds" compiles cc "$CC" -O2 -fopenmp \
+		"$examples/factor.c" "$examples"/common/*.c -o "$tmp/factor" \
+		$(package --cflags --libs) -Wl,-rpath,"$prefix/lib" -lpng -lm
+	check "the example runs" compiles factor "$tmp/factor" --numbers 4 \
+		--mode compare
 	# A linker that drops what is not called must not drop malloc.
 	# shellcheck disable=SC2046
 	check "README's program builds with --as-needed" compiles cc "$CC" -O2 \
