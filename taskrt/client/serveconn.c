@@ -423,6 +423,23 @@ on_ask(struct taskrt__serveconn *c, const struct dsm_frame *f)
 }
 
 /* A slot that borrows again has used up what it had. */
+/* A slot that has gone over sees that the fabric brings something. */
+static int
+on_ping(struct taskrt__serveconn *c, const struct dsm_frame *f)
+{
+	struct dsm_msg_ping m;
+	struct dsm_wbuf w = {0};
+
+	int err = dsm__decode_ping(f->body, f->len, &m);
+	if (err != DSM_OK)
+		return err;
+	err = dsm__encode_pong(&w, &(struct dsm_msg_pong){.seq = m.seq});
+	if (err == DSM_OK)
+		err = taskrt__serveconn_send(c, DSM_MSG_PONG, f->tag, &w);
+	dsm__wbuf_fini(&w);
+	return err;
+}
+
 static int
 on_borrow(struct taskrt__serveconn *c, const struct dsm_frame *f)
 {
@@ -523,6 +540,9 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 		break;
 	case DSM_MSG_BORROW:
 		err = on_borrow(c, f);
+		break;
+	case DSM_MSG_PING:
+		err = on_ping(c, f);
 		break;
 	case DSM_MSG_WRITES:
 		err = on_writes(c, f);
