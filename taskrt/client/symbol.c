@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -140,25 +141,55 @@ open_file(const char *path, struct file *f)
 
 /* --- for people --- */
 
+/* The C++ library's, when the program has one. */
+__attribute__((weak)) char *__cxa_demangle(const char *name, char *buf,
+                                           size_t *size, int *status);
+
+/* The name as the source has it, in C++ too; malloc'ed, or NULL: no memory. */
+static char *
+readable(const char *name)
+{
+	/* Of "_ZSt4cout@GLIBCXX_3.4" the part before the version. */
+	char *plain = strndup(name, strcspn(name, "@"));
+	char *cxx = NULL;
+	int status;
+
+	if (plain != NULL && strncmp(plain, "_Z", 2) == 0 &&
+	    __cxa_demangle != NULL)
+		cxx = __cxa_demangle(plain, NULL, NULL, &status);
+	if (cxx == NULL)
+		return plain;
+	free(plain);
+	return cxx;
+}
+
 static void
 describe(const struct module *m, const struct file *f, const char *file,
          char *buf, size_t size)
 {
 	uint64_t value = m->addr - m->base, off;
-	const char *name = NULL;
+	const char *name = NULL, *hint = "";
+	char *text;
 
 	if (f->bytes != NULL)
 		name = name_in(f, SHT_SYMTAB, value, &off);
 	if (f->bytes != NULL && name == NULL)
 		name = name_in(f, SHT_DYNSYM, value, &off);
-	if (name == NULL)
+	text = name != NULL ? readable(name) : NULL;
+	if (text == NULL) {
 		snprintf(buf, size, "%s+0x%llx", file,
 		         (unsigned long long)value);
-	else if (off == 0)
-		snprintf(buf, size, "%s in %s", name, file);
+		return;
+	}
+	if (strncmp(name, "_ZGV", 4) == 0)
+		hint = "each task initialises it at its first use: use it once "
+		       "before the launch; ";
+	if (off == 0)
+		snprintf(buf, size, "%s%s in %s", hint, text, file);
 	else
-		snprintf(buf, size, "%s+0x%llx in %s", name,
+		snprintf(buf, size, "%s%s+0x%llx in %s", hint, text,
 		         (unsigned long long)off, file);
+	free(text);
 }
 
 /* Of the calling thread, which launched the run. */

@@ -5,7 +5,7 @@
 #include <stddef.h>
 
 /*
- * "total in prog", "body+0x1c in prog", or "prog+0x40b0" when the file of the
+ * As the source has it, also in C++: "total in prog", "body+0x1c in prog", or "prog+0x40b0" when the file of the
  * program or library has no symbol there; "on the launching thread's stack"; else
  * "". Reads the file: not for fast paths.
  */

@@ -98,9 +98,44 @@ uncaught(void *arg)
 	throw std::runtime_error("nobody catches this");
 }
 
+static const std::vector<int> &
+table()
+{
+	static const std::vector<int> squares = {0, 1, 4, 9};
+
+	return squares;
+}
+
+static void
+use_table(void *arg)
+{
+	*static_cast<int *>(arg) = table()[3];
+}
+
+static void
+statics_initialised_in_tasks()
+{
+	int result[2] = {0, 0};
+	taskrt_task tasks[2] = {{use_table, &result[0]},
+	                        {use_table, &result[1]}};
+
+	int err = taskrt_run(tasks, 2, nullptr);
+	std::string all;
+	for (std::size_t i = 0; i < taskrt_report()->n_races && i < 100; i++)
+		all += taskrt_report()->races[i].message;
+	report("a_static_that_two_tasks_initialise_is_named_with_the_remedy",
+	    err == TASKRT_ERACE &&
+	        all.find("use it once before the launch") != all.npos &&
+	        all.find("guard variable for table()::squares") != all.npos);
+	table();
+	report("a_static_used_before_the_launch_is_no_race",
+	    taskrt_run(tasks, 2, nullptr) == 0 && result[1] == 9);
+}
+
 int
 main()
 {
+	statics_initialised_in_tasks();
 	growth_in_a_task(0);
 	growth_in_a_task(1);
 	taskrt_task task = {uncaught, nullptr};
