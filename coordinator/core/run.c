@@ -352,7 +352,9 @@ no_worker_text(const struct run *r, char *text, size_t size)
 	size_t len = 0;
 
 	if (TAILQ_EMPTY(&s->workers)) {
-		snprintf(text, size, "%s the coordinator%s%s within %g s",
+		snprintf(text, size,
+		         "%s the coordinator%s%s within %g s; start "
+		         "taskrt-worker on a machine that is to help",
 		         r->n_attempts > 0
 		             ? "all workers were lost, and no other "
 		               "has joined"

@@ -519,6 +519,8 @@ print_races(FILE *f, const struct taskrt_report *r, int chunked)
 		fprintf(f, "    %s\n", r->races[i].message);
 	if (r->n_races > listed)
 		fprintf(f, "    and %zu more\n", r->n_races - listed);
+	fprintf(f, "  a task sees memory as it was at the launch: let each "
+	           "write bytes of its own, and join them after the run\n");
 	if (chunked)
 		fprintf(f, "  the number is that of a chunk's first iteration; "
 		           "TASKRT_CHECK=iterations finds the very ones\n");

@@ -57,7 +57,7 @@ struct options {
 	unsigned retries = 0;
 	bool keep_partial = false;
 	bool fail_fast = false;
-	std::string name;
+	std::string name{}; /* {}: may be left out without a warning */
 };
 
 struct failure {
