@@ -42,13 +42,14 @@ verbs_tcp_pair(uint32_t max_body, struct dsm_conn *c_p[2])
 }
 
 static int
-pair_in(struct dsm_verbs_domain *d, uint32_t max_body, struct dsm_conn *c_p[2])
+pair_in(struct dsm_verbs_domain *const d[2], uint32_t max_body,
+        struct dsm_conn *c_p[2])
 {
 	struct dsm_msg_qp qp[2];
 
 	MUST_OK(verbs_tcp_pair(max_body, c_p));
 	for (int i = 0; i < 2; i++)
-		MUST_OK(dsm__conn_verbs_offer(c_p[i], d, &qp[i], NULL));
+		MUST_OK(dsm__conn_verbs_offer(c_p[i], d[i], &qp[i], NULL));
 	for (int i = 0; i < 2; i++)
 		MUST_OK(dsm__conn_verbs_connect(c_p[i], &qp[1 - i], NULL));
 	for (int i = 0; i < 2; i++)
@@ -59,7 +60,9 @@ pair_in(struct dsm_verbs_domain *d, uint32_t max_body, struct dsm_conn *c_p[2])
 int
 verbs_pair(uint32_t max_body, struct dsm_conn *c_p[2])
 {
-	return pair_in(domain, max_body, c_p);
+	struct dsm_verbs_domain *const d[2] = {domain, domain};
+
+	return pair_in(d, max_body, c_p);
 }
 
 static struct dsm_verbs_domain *small_domain;
@@ -69,12 +72,14 @@ verbs_pair_of_depth(uint32_t depth, uint32_t max_body, struct dsm_verbs **v_p,
                     struct dsm_conn *c_p[2])
 {
 	struct dsm_verbs_choice c = {.port = 0};
+	struct dsm_verbs_domain *d[2];
 
 	MUST_OK(dsm__verbs_choice_env(&c, NULL));
 	c.depth = depth;
 	MUST_OK(dsm__verbs_open(&c, v_p, NULL));
 	MUST_OK(dsm__verbs_domain_create(*v_p, &small_domain, NULL));
-	return pair_in(small_domain, max_body, c_p);
+	d[0] = d[1] = small_domain;
+	return pair_in(d, max_body, c_p);
 }
 
 void
@@ -82,4 +87,30 @@ verbs_pair_done(struct dsm_verbs *v)
 {
 	dsm__verbs_domain_destroy(small_domain);
 	dsm__verbs_close(v);
+}
+
+int
+verbs_pair_across(const char *a, const char *b, uint32_t max_body,
+                  struct verbs_across *x_p)
+{
+	const char *const names[2] = {a, b};
+
+	for (int i = 0; i < 2; i++) {
+		struct dsm_verbs_choice c = {.port = 0};
+
+		snprintf(c.device, sizeof(c.device), "%s", names[i]);
+		MUST_OK(dsm__verbs_open(&c, &x_p->v[i], NULL));
+		MUST_OK(dsm__verbs_domain_create(x_p->v[i], &x_p->d[i], NULL));
+	}
+	return pair_in(x_p->d, max_body, x_p->c);
+}
+
+void
+verbs_across_close(struct verbs_across *x)
+{
+	for (int i = 0; i < 2; i++) {
+		dsm__conn_close(x->c[i]);
+		dsm__verbs_domain_destroy(x->d[i]);
+		dsm__verbs_close(x->v[i]);
+	}
 }

@@ -18,5 +18,14 @@ int verbs_tcp_pair(uint32_t max_body, struct dsm_conn *c_p[2]);
 int verbs_pair_of_depth(uint32_t depth, uint32_t max_body,
                         struct dsm_verbs **v_p, struct dsm_conn *c_p[2]);
 void verbs_pair_done(struct dsm_verbs *v);
+/* The same between two devices. */
+struct verbs_across {
+	struct dsm_verbs *v[2];
+	struct dsm_verbs_domain *d[2];
+	struct dsm_conn *c[2];
+};
+int verbs_pair_across(const char *a, const char *b, uint32_t max_body,
+                      struct verbs_across *x_p);
+void verbs_across_close(struct verbs_across *x);
 
 #endif
