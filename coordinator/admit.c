@@ -88,6 +88,14 @@ link_close(struct coord_link *l, const char *reason)
 	visit_doom((struct visit *)l);
 }
 
+static int
+link_reachable(struct coord_link *l, uint64_t limit_ms)
+{
+	const struct visit *v = (const struct visit *)l;
+
+	return dsm__conn_reachable(dsm__handle_conn(v->handle), limit_ms);
+}
+
 /* --- HELLO --- */
 
 static void
@@ -196,6 +204,7 @@ visit_begin(struct server *s, int fd)
 		goto free_visit;
 	v->link.send = link_send;
 	v->link.close = link_close;
+	v->link.reachable = link_reachable;
 	v->server = s;
 	v->state = VISIT_NEW;
 	v->deadline = dsm__deadline_ms(HELLO_MS);

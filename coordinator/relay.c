@@ -9,34 +9,12 @@
  */
 #include "server.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "../dsm/base/clock.h"
 #include "../dsm/base/log.h"
 
 #define PIPE_MAX (4u << 20)
-
-/* Nobody sends heartbeats here: have the kernel find out about dead machines. */
-static void
-keep_alive(const struct visit *v)
-{
-	int fd = dsm__conn_fd(dsm__handle_conn(v->handle));
-	const struct {
-		int level, name, value;
-	} options[] = {
-	    {IPPROTO_TCP, TCP_KEEPIDLE, 30},
-	    {IPPROTO_TCP, TCP_KEEPINTVL, 10},
-	    {IPPROTO_TCP, TCP_KEEPCNT, 3},
-	    {SOL_SOCKET, SO_KEEPALIVE, 1},
-	};
-
-	for (unsigned i = 0; i < sizeof(options) / sizeof(*options); i++)
-		setsockopt(fd, options[i].level, options[i].name,
-		           &options[i].value, sizeof(options[i].value));
-}
 
 void
 relay_wait(struct visit *v, const struct dsm_frame *f,
@@ -110,8 +88,6 @@ relay_join(struct visit *v, const struct dsm_frame *f,
 	slot->other = v;
 	dsm__handle_throttle(v->handle, slot->handle, PIPE_MAX);
 	dsm__handle_throttle(slot->handle, v->handle, PIPE_MAX);
-	keep_alive(v);
-	keep_alive(slot);
 	log_debug("relay %llu: %s joined", (unsigned long long)f->tag,
 	          visit_name(v));
 	dsm__handle_send(v->handle, DSM_MSG_HELLO, slot->hello_tag,

@@ -9,7 +9,7 @@
 
 static const char *listen_addr = "127.0.0.1:7070";
 static const char *token_file;
-static uint64_t no_worker_ms = 10000, heartbeat_ms = 1000;
+static uint64_t no_worker_ms = 10000, heartbeat_ms = 1000, stopped_ms = 3600000;
 static int insecure;
 
 static const struct opt opts[] = {
@@ -29,6 +29,10 @@ static const struct opt opts[] = {
      "between signs of life of a peer; 0: none "
      "(default 1000)",
      OPT_NUMBER, &heartbeat_ms, 0, 3600000},
+    {"--stopped", NULL, "SECONDS",
+     "how long a program may be stopped (Ctrl-Z, a debugger) and keep its "
+     "session (default 3600)",
+     OPT_SECONDS, &stopped_ms, 0, 0},
     {"--version", "-V", NULL, "print the version", OPT_VERSION, NULL, 0, 0},
     {"--help", "-h", NULL, "print this", OPT_HELP, NULL, 0, 0},
     {NULL, NULL, NULL, NULL, OPT_FLAG, NULL, 0, 0},
@@ -72,6 +76,7 @@ serve(void)
 	        {
 	            .no_worker_ms = no_worker_ms,
 	            .heartbeat_ms = (uint32_t)heartbeat_ms,
+	            .stopped_ms = stopped_ms,
 	            .welcome_flags = insecure ? DSM_WELCOME_INSECURE : 0,
 	        },
 	};

@@ -441,6 +441,9 @@ coord_frame(struct coord *k, struct coord_peer *peer, const struct dsm_frame *f,
 	if (peer->closing)
 		return DSM_EPROTO;
 	peer->last_heard = now;
+	if (peer->stopped)
+		log_info("%s goes on", peer->name);
+	peer->stopped = 0;
 	err = on_frame(k, peer, f);
 	/* No-op when a more precise refusal went out already. */
 	if (err != DSM_OK)
@@ -457,6 +460,27 @@ earlier(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+/*
+ * Is a silent peer gone? A client may be stopped, by Ctrl-Z or in a debugger: its
+ * kernel acknowledges what we send, and its run waits for it. A worker that is
+ * stopped is of no use; its tasks go elsewhere.
+ */
+static int
+is_gone(const struct coord *k, struct coord_peer *p, uint64_t silent)
+{
+	uint64_t limit_ms = k->params.heartbeat_ms * (SILENT_BEATS - 1);
+
+	if (p->session == NULL || silent > k->params.stopped_ms * DSM_MS ||
+	    p->out->reachable == NULL || !p->out->reachable(p->out, limit_ms))
+		return 1;
+	if (!p->stopped)
+		log_info("%s: silent, but its machine answers: stopped? It is "
+		         "waited for",
+		         p->name);
+	p->stopped = 1;
+	return 0;
+}
+
 /* Close it when silent, ping it when due. Returns when to look again. */
 static uint64_t
 peer_tick(struct coord *k, struct coord_peer *p, uint64_t now, int late)
@@ -469,7 +493,8 @@ peer_tick(struct coord *k, struct coord_peer *p, uint64_t now, int late)
 		return DSM_FOREVER;
 	if (p->last_heard == 0 || late)
 		p->last_heard = now;
-	if (now - p->last_heard > SILENT_BEATS * beat) {
+	if (now - p->last_heard > SILENT_BEATS * beat &&
+	    is_gone(k, p, now - p->last_heard)) {
 		snprintf(reason, sizeof(reason), "it was silent for %llu ms",
 		         (unsigned long long)((now - p->last_heard) / DSM_MS));
 		log_warn("%s: %s", p->name, reason);
@@ -479,6 +504,9 @@ peer_tick(struct coord *k, struct coord_peer *p, uint64_t now, int late)
 	if (now >= p->next_ping) {
 		ping.seq = ++p->ping_seq;
 		p->next_ping = now + beat;
+		/* One that is stopped has enough to answer already. */
+		if (p->stopped)
+			return p->next_ping;
 		coord__peer_send_buf(k, p, DSM_MSG_PING,
 		                     dsm__encode_ping(&k->buf, &ping));
 	}

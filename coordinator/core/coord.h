@@ -43,11 +43,16 @@ struct coord_link {
 	 * silent): close soon. The owner then calls coord_peer_gone, but not
 	 * from in here. The core sends nothing more. */
 	void (*close)(struct coord_link *l, const char *reason);
+	/* 0: the peer's machine has not acknowledged for limit_ms what was sent
+	 * to it. NULL: not known; it is gone when it is silent. */
+	int (*reachable)(struct coord_link *l, uint64_t limit_ms);
 };
 
 struct coord_params {
 	uint64_t no_worker_ms; /* a run waits this long for a first worker */
 	uint32_t heartbeat_ms; /* 0: none (embedded) */
+	uint64_t stopped_ms;   /* a client that is silent, though its machine
+	                        * answers, is kept as long */
 	uint32_t welcome_flags;
 	const char *where; /* own address, for texts; NULL: none; borrowed */
 };

@@ -41,6 +41,7 @@ struct coord_peer {
 	char name[COORD_NAME_MAX]; /* of the connection, for logs */
 	uint64_t last_heard;       /* 0: not looked at yet */
 	uint64_t next_ping, ping_seq;
+	int stopped; /* a client that is silent, but not gone */
 	int closing; /* close was called: it hears and says no more */
 	char reason[COORD_REASON_MAX]; /* why closing */
 	struct session *session;       /* role client */

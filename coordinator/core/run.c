@@ -394,7 +394,8 @@ coord__run_tick(struct run *r, uint64_t now)
 		return DSM_FOREVER;
 	}
 	if (now >= r->next_progress) {
-		send_progress(r);
+		if (!s->client->stopped)
+			send_progress(r);
 		r->next_progress = now + PROGRESS_EVERY;
 	}
 	return r->alone_since != 0 && r->alone_since + wait < r->next_progress

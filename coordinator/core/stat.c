@@ -190,8 +190,10 @@ put_session(struct json *j, const struct session *s, uint64_t now,
 	put_string(j, s->client->name);
 	putf(j,
 	     ",\"pid\":%" PRIu32 ",\"workers\":%u,\"unfit\":%u"
-	     ",\"slots\":%" PRIu64 ",\"runs\":%" PRIu64 ",\"run\":",
-	     s->pid, n_fit, n_unfit, s->n_slots, s->last_run);
+	     ",\"slots\":%" PRIu64 ",\"silent_ms\":%" PRIu64
+	     ",\"runs\":%" PRIu64 ",\"run\":",
+	     s->pid, n_fit, n_unfit, s->n_slots,
+	     ms_since(s->client->last_heard, now), s->last_run);
 	if (s->run != NULL)
 		put_run(j, s->run, now);
 	else

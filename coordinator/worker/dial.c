@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define FRAME_MAX (64u << 10)
-#define CONNECT_MS 5000
+#define CONNECT_MS 3000
 
 enum dial_stage {
 	DIAL_DIRECT,
@@ -278,6 +278,7 @@ on_timeout(void *arg)
 {
 	struct dial *d = arg;
 
+	d->result.silent |= d->handle != NULL;
 	fail_stage(d, "%s: %s", d->addr,
 	           d->handle != NULL ? "does not answer HELLO"
 	                             : "connect timed out");

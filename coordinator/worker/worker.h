@@ -58,7 +58,7 @@ struct worker_params {
 	const char *relay; /* HOST:PORT of the coordinator, NULL: none */
 	struct worker_verbs verbs;
 	int force_segv;      /* fault back-end segv though uffd works */
-	uint64_t connect_ms; /* for dialling a client, then the relay; 0: 5 s */
+	uint64_t connect_ms; /* for dialling a client, then the relay; 0: 3 s */
 	/* Program of slots, linked at address `variant` (0, 1); NULL: those
 	 * that are built in. */
 	int (*slot_elf)(unsigned variant, const void **p, size_t *len);

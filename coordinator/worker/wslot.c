@@ -214,7 +214,9 @@ on_dialled(void *arg, const struct dialled *d)
 		session_unfit(s->ss, d->why);
 		return;
 	}
-	if (++s->n_failed_dials < SLOT_DIAL_TRIES) {
+	/* A client that is stopped (Ctrl-Z, a debugger) may go on some time;
+	 * when it has been long enough, the coordinator ends the session. */
+	if (d->silent || ++s->n_failed_dials < SLOT_DIAL_TRIES) {
 		log_debug("slot %u of session %llu cannot reach its client: %s",
 		          s->number, ULL(s->ss->id), d->why);
 		retry_later(s);

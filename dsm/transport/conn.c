@@ -367,10 +367,10 @@ int
 dsm__conn_sleep(struct dsm_conn *c, int events, uint64_t deadline)
 {
 	struct pollfd p = {.fd = c->poll_fd};
-	int ms = dsm__ms_left(deadline);
-	int wanted, err;
+	uint64_t check = dsm__deadline_ms(DSM_REACH_MS);
+	int wanted, err, n;
 
-	if (ms == 0)
+	if (dsm__ms_left(deadline) == 0)
 		return DSM_ETIMEDOUT;
 	err = dsm__conn_arm(c, events, &wanted);
 	if (err == DSM_EAGAIN)
@@ -378,9 +378,19 @@ dsm__conn_sleep(struct dsm_conn *c, int events, uint64_t deadline)
 	if (err != DSM_OK)
 		return err;
 	p.events = (short)wanted;
-	if (poll(&p, 1, ms) < 0 && errno != EINTR)
-		return DSM_ESYS;
-	return DSM_OK;
+	do {
+		n = poll(&p, 1,
+		         dsm__ms_left(deadline < check ? deadline : check));
+		if (n < 0 && errno != EINTR)
+			return DSM_ESYS;
+		if (n != 0 || dsm__now() < check)
+			return DSM_OK;
+		/* What we have said before is acknowledged by now. */
+		if (!dsm__conn_reachable(c, DSM_REACH_MS))
+			return c->in_err = c->out_err = DSM_ECONN;
+		check = dsm__deadline_ms(1000);
+	} while (dsm__ms_left(deadline) > 0);
+	return DSM_ETIMEDOUT;
 }
 
 int

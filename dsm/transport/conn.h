@@ -65,6 +65,9 @@ struct dsm_conn_ops {
 	void (*forget)(struct dsm_conn *c); /* as dsm__conn_forget */
 };
 
+/* How long a machine that other ends of a connection wait for may be gone. */
+#define DSM_REACH_MS 5000
+
 extern const struct dsm_conn_ops dsm__shm_ops;
 extern const struct dsm_conn_ops dsm__tcp_ops;
 
@@ -98,6 +101,14 @@ int dsm__conn_error(const struct dsm_conn *c);
 const char *dsm__conn_why(const struct dsm_conn *c);
 
 /*
+ * 0 when the peer's kernel has not acknowledged for limit_ms what it ought to have:
+ * its machine or the way to it is gone. 1 else, also when the peer itself says
+ * nothing (stopped, busy), and for what is not TCP. The limit is to be 2 s or more:
+ * the kernel asks a silent peer every second from the second one on.
+ */
+int dsm__conn_reachable(const struct dsm_conn *c, uint64_t limit_ms);
+
+/*
  * Send one frame whose body is the concatenation of iov. Never blocks: what the
  * socket does not take at once is copied to the out-queue. iov is borrowed for
  * the call. DSM_OK (sent or queued), DSM_EINVAL (body longer than
@@ -110,7 +121,8 @@ size_t dsm__conn_backlog(const struct dsm_conn *c);
 /* Write queued bytes: DSM_OK when none are left, DSM_EAGAIN, or an error. */
 int dsm__conn_flush(struct dsm_conn *c);
 /* The same with a deadline, spinning then sleeping (slots, tools, tests).
- * Incoming bytes are not read meanwhile. DSM_ETIMEDOUT. */
+ * Incoming bytes are not read meanwhile. DSM_ETIMEDOUT; DSM_ECONN also when the
+ * peer cannot be reached for DSM_REACH_MS. */
 int dsm__conn_drain(struct dsm_conn *c, uint64_t deadline);
 
 /*
@@ -122,7 +134,7 @@ int dsm__conn_drain(struct dsm_conn *c, uint64_t deadline);
 int dsm__conn_recv(struct dsm_conn *c, struct dsm_frame *f_p);
 /*
  * The same, waiting: spins for spin_ns, then sleeps in poll(2) until deadline
- * (DSM_ETIMEDOUT). Queued bytes are written meanwhile. *spun_p (may be NULL): 1
+ * (DSM_ETIMEDOUT) or until the peer cannot be reached for DSM_REACH_MS (DSM_ECONN). Queued bytes are written meanwhile. *spun_p (may be NULL): 1
  * when it came while spinning, 0 when after a sleep.
  */
 int dsm__conn_recv_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,

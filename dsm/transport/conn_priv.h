@@ -30,8 +30,11 @@ ssize_t dsm__sock_writev(struct dsm_conn *c, const struct iovec *iov, int n);
 ssize_t dsm__sock_splice(struct dsm_conn *c, int pipe_fd, size_t len);
 void dsm__sock_close(struct dsm_conn *c);
 
+/* Of every TCP socket: no delay, and a peer whose machine is gone fails it. */
+void dsm__tcp_settings(int fd);
+
 /* Sleep until trying again for events makes sense, or until the deadline
- * (DSM_ETIMEDOUT). DSM_ESYS. */
+ * (DSM_ETIMEDOUT). DSM_ECONN: the peer cannot be reached. DSM_ESYS. */
 int dsm__conn_sleep(struct dsm_conn *c, int events, uint64_t deadline);
 
 #endif

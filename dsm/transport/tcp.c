@@ -22,10 +22,48 @@ const struct dsm_conn_ops dsm__tcp_ops = {
     .forget = dsm__sock_close,
 };
 
+void
+dsm__tcp_settings(int fd)
+{
+	const struct {
+		int level, name, value;
+	} options[] = {
+	    {IPPROTO_TCP, TCP_NODELAY, 1},
+	    {IPPROTO_TCP, TCP_KEEPIDLE, 2}, /* seconds */
+	    {IPPROTO_TCP, TCP_KEEPINTVL, 1},
+	    {IPPROTO_TCP, TCP_KEEPCNT, DSM_REACH_MS / 1000 - 2},
+	    {SOL_SOCKET, SO_KEEPALIVE, 1},
+	};
+
+	for (unsigned i = 0; i < sizeof(options) / sizeof(*options); i++)
+		setsockopt(fd, options[i].level, options[i].name,
+		           &options[i].value, sizeof(options[i].value));
+}
+
+/*
+ * The kernel gives up only after a quarter of an hour on data that is not
+ * acknowledged. TCP_USER_TIMEOUT would shorten that, but also end connections
+ * whose peer has closed its window, being stopped or busy: such a peer's kernel
+ * goes on acknowledging.
+ */
+int
+dsm__conn_reachable(const struct dsm_conn *c, uint64_t limit_ms)
+{
+	struct tcp_info i = {0};
+	socklen_t len = sizeof(i);
+
+	if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &i, &len) != 0)
+		return 1;
+	/* Probes of a closed window come ever more rarely: one that is not
+	 * answered yet says nothing. */
+	return (i.tcpi_unacked == 0 && i.tcpi_probes <= 2) ||
+	       i.tcpi_last_ack_recv < limit_ms ||
+	       i.tcpi_last_data_recv < limit_ms;
+}
+
 int
 dsm__tcp_accept(int listen_fd, int *fd_p)
 {
-	const int on = 1;
 	int fd;
 
 	fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -40,7 +78,7 @@ dsm__tcp_accept(int listen_fd, int *fd_p)
 			return DSM_ESYS;
 		}
 	}
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	dsm__tcp_settings(fd);
 	*fd_p = fd;
 	return DSM_OK;
 }

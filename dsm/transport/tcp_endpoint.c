@@ -5,7 +5,7 @@
  * IPv4 unless told otherwise, and "localhost" often names ::1 as well.
  * The resolver keeps its own time: no deadline reaches into getaddrinfo.
  */
-#include "conn.h"
+#include "conn_priv.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -209,13 +209,12 @@ dsm__tcp_listen(const char *addr, char addr_p[DSM_ADDR_MAX], int *fd_p,
 static int
 connect_one(const struct addrinfo *a)
 {
-	const int on = 1;
 	int fd = open_socket(a);
 	int saved;
 
 	if (fd < 0)
 		return -1;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	dsm__tcp_settings(fd);
 	/* EINTR: the connect goes on, as with EINPROGRESS. */
 	if (connect(fd, a->ai_addr, a->ai_addrlen) == 0 ||
 	    errno == EINPROGRESS || errno == EINTR)

@@ -25,6 +25,7 @@
 struct remote {
 	struct dsm_handle *handle; /* NULL once lost */
 	uint64_t heard;            /* when the last frame came */
+	uint64_t looked;           /* when on_heartbeat was called last */
 	uint64_t ping_seq;
 	int loopback; /* the data listener's address is */
 	uv_timer_t heartbeat;
@@ -90,10 +91,16 @@ on_heartbeat(uv_timer_t *timer)
 {
 	struct taskrt__session *s = timer->data;
 	struct remote *r = s->link_state;
-	uint64_t silent_ms = (dsm__now() - r->heard) / DSM_MS;
+	uint64_t now = dsm__now(), silent_ms;
 
 	if (s->state != TASKRT__READY || s->heartbeat_ms == 0)
 		return;
+	/* When we ourselves were stopped, silence says nothing: what has come
+	 * meanwhile is read after this. */
+	if (now - r->looked > 2 * s->heartbeat_ms * DSM_MS)
+		r->heard = now;
+	r->looked = now;
+	silent_ms = (now - r->heard) / DSM_MS;
 	if (silent_ms >= (uint64_t)s->heartbeat_ms * SILENT_BEATS) {
 		taskrt__session_lose(
 		    s, DSM_ECONN,
@@ -252,6 +259,7 @@ remote_welcomed(struct taskrt__session *s)
 		taskrt__listener_stop(s);
 	if (s->heartbeat_ms == 0)
 		return;
+	r->looked = dsm__now();
 	dsm__loop_uv(s->loop);
 	uv_timer_start(&r->heartbeat, on_heartbeat, s->heartbeat_ms,
 	               s->heartbeat_ms);

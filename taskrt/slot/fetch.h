@@ -37,6 +37,13 @@ struct fetch_direct {
 };
 #define FETCH_RING (2 * DSM_READ_MAX * DSM_PAGE)
 
+/*
+ * How long to wait for the client. It may be stopped (Ctrl-Z, a debugger): how long
+ * is long enough is for the coordinator to say, who then ends the session. A client
+ * whose machine is gone is found out about in DSM_REACH_MS.
+ */
+#define CLIENT_MS 86400000u
+
 struct fetch_params {
 	struct dsm_image *image;
 	struct dsm_conn *data;

@@ -95,7 +95,7 @@ static int
 wait_piece(struct fetch *ft)
 {
 	int spun = 0;
-	int err = ft->p.direct->wait(ft->p.data, dsm__deadline_ms(REPLY_MS),
+	int err = ft->p.direct->wait(ft->p.data, dsm__deadline_ms(CLIENT_MS),
 	                             ft->p.spin_ns, &spun);
 
 	if (err != DSM_OK)

@@ -34,17 +34,17 @@ static int
 next_frame(struct fetch *ft, uint32_t head, struct dsm_frame *f)
 {
 	int spun = 0;
-	int err = dsm__conn_drain(ft->p.data, dsm__deadline_ms(REPLY_MS));
+	int err = dsm__conn_drain(ft->p.data, dsm__deadline_ms(CLIENT_MS));
 
 	if (err != DSM_OK)
 		return err;
 	if (head > 0)
 		err = dsm__conn_recv_head(ft->p.data, head,
-		                          dsm__deadline_ms(REPLY_MS),
+		                          dsm__deadline_ms(CLIENT_MS),
 		                          ft->p.spin_ns, f, &spun);
 	else
 		err =
-		    dsm__conn_recv_wait(ft->p.data, dsm__deadline_ms(REPLY_MS),
+		    dsm__conn_recv_wait(ft->p.data, dsm__deadline_ms(CLIENT_MS),
 		                        ft->p.spin_ns, f, &spun);
 	if (err != DSM_OK)
 		return err;
@@ -112,7 +112,7 @@ message_take(struct fetch *ft, struct window *w, const struct space_range *r,
 		upto = w->n;
 	err = dsm__image_stream(ft->p.image, w->off + w->done * DSM_PAGE,
 	                        upto - w->done, ft->p.data, &ft->stream,
-	                        dsm__deadline_ms(REPLY_MS), ft->p.spin_ns);
+	                        dsm__deadline_ms(CLIENT_MS), ft->p.spin_ns);
 	w->done = upto;
 	return err;
 }

@@ -15,9 +15,6 @@
 #include "fetch.h"
 #include "keys.h"
 
-/* The client's server thread may be stopped in a debugger for a while; the
- * coordinator's heartbeats find a dead one much sooner. */
-#define REPLY_MS 30000u
 #define STEP_PAGES 64u
 
 /* Claimed pages that are asked for together. */

@@ -1,4 +1,5 @@
 #include "output.h"
+#include "fetch.h"
 
 #include <string.h>
 
@@ -6,7 +7,6 @@
 #include "../../dsm/wire/wire.h"
 
 #define KEEP_BYTES (64u << 10)
-#define SEND_MS 30000u
 #define WORDS_MAX 400u
 
 static struct {
@@ -63,7 +63,7 @@ send_text(size_t len)
 	iov = (struct iovec){out.frame.ptr, out.frame.len};
 	err = dsm__conn_send(out.data, DSM_MSG_OUTPUT, 0, 0, &iov, 1);
 	if (err == DSM_OK)
-		err = dsm__conn_drain(out.data, dsm__deadline_ms(SEND_MS));
+		err = dsm__conn_drain(out.data, dsm__deadline_ms(CLIENT_MS));
 	out.sent = 1;
 	memmove(out.text.ptr, out.text.ptr + len, out.text.len - len);
 	out.text.len -= len;

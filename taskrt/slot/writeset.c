@@ -6,6 +6,7 @@
 #include "../../dsm/base/clock.h"
 #include "../../dsm/base/page.h"
 #include "../../dsm/wire/packdiff.h"
+#include "fetch.h"
 #include "output.h"
 #include "space.h"
 
@@ -165,7 +166,7 @@ send_part(int last)
 	iov = (struct iovec){ws.frame.ptr, ws.frame.len};
 	err = dsm__conn_send(ws.p.data, DSM_MSG_WRITES, 0, 0, &iov, 1);
 	if (err == DSM_OK)
-		err = dsm__conn_drain(ws.p.data, dsm__deadline_ms(SEND_MS));
+		err = dsm__conn_drain(ws.p.data, dsm__deadline_ms(CLIENT_MS));
 	dsm__wbuf_reset(&ws.packed);
 	dsm__wbuf_reset(&ws.marks);
 	ws.n_marks = 0;

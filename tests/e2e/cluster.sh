@@ -9,6 +9,7 @@ cd "$(dirname "$0")/../.." || exit 2
 
 program=$BUILD/tests/e2e/cluster
 beat=300 # milliseconds; five of them without a word: lost
+options=(--heartbeat $beat --stopped 8)
 mkdir "$tmp/tmp"
 export TMPDIR=$tmp/tmp # what a daemon leaves there, we see
 
@@ -69,10 +70,14 @@ no_image() { # WORKER...
 	[ "$(image_files "$@")" -eq 0 ]
 }
 
+silent_for() { # SECONDS - the only program has been, and has a run
+	state_has "\"silent_ms\":$1[0-9][0-9][0-9][^0-9].*\"done\":"
+}
+
 # restart_coordinator - where the last one was. Sets pid.
 restart_coordinator() {
 	start coordinator "$bin/taskrt-coordinator" --listen "$addr" \
-		--heartbeat $beat
+		"${options[@]}"
 }
 
 # slay PID - and let the shell be silent about it.
@@ -139,7 +144,7 @@ wait "$first" "$lonely"
 
 # --- workers that are lost, and found again ---
 
-check "a cluster starts" eval "start_coordinator coordinator --heartbeat $beat"
+check "a cluster starts" start_coordinator coordinator "${options[@]}"
 coordinator=$pid
 start_worker w1 2
 w1=$pid
@@ -250,11 +255,27 @@ check "its session is gone" soon 5 no_program
 check "coordinator and workers are there" eval \
 	"alive $coordinator $w1 $w2 && has_workers 2"
 
+launch paused for:200:20
+paused=$pid
+soon 10 in_run 5
+kill -STOP "$paused"
+check "a program stopped: it is waited for" soon 10 silent_for 3
+start_worker w3 1
+w3=$pid
+check "a worker joins meanwhile" soon 10 has_workers 3
+check "it is still waited for" soon 10 silent_for 5
+kill -CONT "$paused"
+check "when it goes on, its run does too" came paused 1 20 "$right"
+wait "$paused"
+kill -TERM "$w3"
+wait "$w3"
+soon 10 has_workers 2
+
 launch frozen for:400:40
 frozen=$pid
 soon 10 in_run 5
 kill -STOP "$frozen"
-check "a program stopped: its session ends" soon 15 no_program
+check "a program stopped for long: its session ends" soon 20 no_program
 check "its slots end" soon 10 no_slots "$w1" "$w2"
 kill -CONT "$frozen"
 check "when it goes on, it hears of it" came frozen 1 10 'code -3 untouched'

@@ -167,6 +167,19 @@ ip -n "$ns-c" route add default via 10.91.2.1
 forward 1
 in_between "route" c "$far" direct
 
+# --- the way between worker and program ends in mid-run, without a word ---
+
+launch silent c "$far" for:400:20
+soon 20 in_run 20
+joined=$(relays)
+[ "$(direct_links)" -ge 1 ] && forward 0
+check "silence: the run goes on" came silent 1 30 'code 0 right'
+check "silence: through the relay" [ "$(relays)" -gt "$joined" ]
+check "silence: within 10 s more" [ "$(sed -n \
+	's/^run 1: .* \([0-9]*\) ms: .*/\1/p' "$tmp/silent.log")" -lt 15000 ]
+wait "$pid"
+forward 1
+
 # --- the network breaks in mid-run ---
 
 launch partition c "$far" for:200:20 for:50:5

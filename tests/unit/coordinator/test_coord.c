@@ -35,8 +35,18 @@ struct fake {
 	uint64_t session;    /* from WELCOME */
 	uint8_t key[DSM_KEY_LEN];
 	uint64_t now;
+	int unreachable; /* its machine is gone */
 	struct dsm_wbuf buf;
 };
+
+static int
+fake_reachable(struct coord_link *l, uint64_t limit_ms)
+{
+	const struct fake *f = (const struct fake *)l;
+
+	MUST(limit_ms >= 2000);
+	return !f->unreachable;
+}
 
 static void
 fake_send(struct coord_link *l, unsigned type, const struct iovec *iov,
@@ -124,6 +134,7 @@ join_hello(struct coord *k, struct fake *f, const struct dsm_msg_hello *h)
 	memset(f, 0, sizeof(*f));
 	f->link.send = fake_send;
 	f->link.close = fake_close;
+	f->link.reachable = fake_reachable;
 	f->k = k;
 	f->now = DSM_SEC;
 	err = coord_join(k, h, "peer:1", &f->link, &f->peer);
@@ -187,6 +198,7 @@ rig_init(struct rig *g, unsigned n_workers, unsigned n_slots)
 	const struct coord_params p = {
 	    .no_worker_ms = 10000,
 	    .heartbeat_ms = 1000,
+	    .stopped_ms = 60000,
 	    .where = "10.0.0.9:7070",
 	};
 	char name[16];
@@ -1183,6 +1195,67 @@ test_a_silent_peer_is_closed_and_a_lively_one_pinged(void)
 }
 
 static void
+tick_until(struct rig *g, uint64_t *now, uint64_t seconds)
+{
+	uint64_t end = g->now + seconds * DSM_SEC;
+
+	for (; *now < end; *now += DSM_SEC / 2)
+		coord_tick(g->k, *now);
+}
+
+static void
+test_a_client_that_is_stopped_is_waited_for(void)
+{
+	struct rig g;
+	uint64_t t;
+
+	rig_init(&g, 0, 0);
+	t = g.now;
+	tick_until(&g, &t, 59);
+	MUST(g.c.closed[0] == '\0');
+	MUST(count_of(&g.c, DSM_MSG_PING) <= 6);
+	tick_until(&g, &t, 62);
+	MUST(strstr(g.c.closed, "silent for") != NULL);
+	rig_fini(&g);
+}
+
+static void
+test_a_stopped_client_whose_machine_goes_away_is_gone(void)
+{
+	struct rig g;
+	uint64_t t;
+
+	rig_init(&g, 0, 0);
+	t = g.now;
+	tick_until(&g, &t, 20);
+	MUST(g.c.closed[0] == '\0');
+	g.c.unreachable = 1;
+	tick_until(&g, &t, 21);
+	MUST(strstr(g.c.closed, "silent for") != NULL);
+	rig_fini(&g);
+}
+
+static void
+test_a_client_that_goes_on_is_pinged_again(void)
+{
+	struct rig g;
+	uint64_t t;
+	unsigned n;
+
+	rig_init(&g, 0, 0);
+	t = g.now;
+	tick_until(&g, &t, 30);
+	n = count_of(&g.c, DSM_MSG_PING);
+	g.c.now = t;
+	MUST_OK(say(&g.c, DSM_MSG_PONG,
+	            dsm__encode_pong(&g.c.buf, &(struct dsm_msg_pong){1})));
+	tick_until(&g, &t, 33);
+	MUST(count_of(&g.c, DSM_MSG_PING) >= n + 2);
+	MUST(g.c.closed[0] == '\0');
+	rig_fini(&g);
+}
+
+static void
 test_progress_comes_four_times_a_second_in_long_runs(void)
 {
 	struct rig g;
@@ -1520,6 +1593,9 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_stat_says_how_slots_reach_their_program),
       T(test_an_unfit_worker_s_tasks_go_elsewhere),
       T(test_a_silent_peer_is_closed_and_a_lively_one_pinged),
+      T(test_a_client_that_is_stopped_is_waited_for),
+      T(test_a_stopped_client_whose_machine_goes_away_is_gone),
+      T(test_a_client_that_goes_on_is_pinged_again),
       T(test_progress_comes_four_times_a_second_in_long_runs),
       T(test_max_slots_bounds_what_is_out),
       T(test_few_tasks_spread_over_all_workers),
