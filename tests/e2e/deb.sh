@@ -91,33 +91,9 @@ check "taskrt-tools has the worker's unit" \
 awk '/^```c$/ { on = 1; next } on && /^```$/ { exit } on' README.md \
 	>"$tmp/first.c"
 cp "${packages[@]}" tests/helpers/deb-inside.sh "$tmp"
-at_end() {
-	! mountpoint -q "$tmp/layer" || umount -R -l "$tmp/layer"
-}
-
-# Namespaces of its own: what it mounts and starts ends with it.
 in_thrown_away_root() { # COMMAND...
-	# shellcheck disable=SC2016 # that shell's
 	timeout -k 10 120 unshare --mount --pid --net --uts --ipc --fork \
-		--kill-child bash -c '
-		set -e
-		tmp=$1
-		shift
-		layer=$tmp/layer
-		mkdir -p "$layer"
-		mount -t tmpfs tmpfs "$layer"
-		mkdir "$layer/upper" "$layer/work" "$layer/root"
-		mount -t overlay overlay "$layer/root" -o \
-			"lowerdir=/,upperdir=$layer/upper,workdir=$layer/work"
-		cd "$layer/root"
-		mount -t proc proc proc
-		mount --rbind /dev dev
-		mount -t tmpfs tmpfs run
-		mount -t tmpfs tmpfs tmp
-		cp "$tmp"/*.deb "$tmp/first.c" "$tmp/deb-inside.sh" tmp
-		ip link set lo up
-		exec chroot . "$@"
-	' bash "$tmp" "$@"
+		--kill-child tests/helpers/layer.sh "$tmp" "$@"
 }
 
 ours() {
@@ -127,7 +103,7 @@ ours() {
 
 if in_thrown_away_root true >"$tmp/root.log" 2>&1; then
 	before=$(ours)
-	in_thrown_away_root /bin/bash /tmp/deb-inside.sh >"$tmp/inside.log" 2>&1
+	in_thrown_away_root /bin/bash /inside/deb-inside.sh >"$tmp/inside.log" 2>&1
 	status=$?
 	grep -E '^  (ok|FAIL) ' "$tmp/inside.log"
 	if [ "$status" -ne 0 ] || ! grep -q '^  ok ' "$tmp/inside.log"; then

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # deb-inside.sh - what tests/e2e/deb.sh runs in a root that is thrown away, with the
-# packages and README's program in /tmp. Prints "  ok NAME" or "  FAIL NAME".
+# packages and README's program in /inside. Prints "  ok NAME" or "  FAIL NAME".
 # shellcheck disable=SC2317 # functions are called by name
 set -u
-cd /tmp || exit 2
+cd /inside || exit 2
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 unset "${!TASKRT_@}"
 bad=0
