@@ -13,6 +13,7 @@
 #include "checklog.h"
 #include "client.h"
 #include "context.h"
+#include "copied.h"
 #include "serveconn.h"
 #include "symbol.h"
 #include "taskpage.h"
@@ -297,6 +298,7 @@ launch_locked(struct taskrt__session *s, struct taskrt_run *run,
 
 	taskrt__context_capture(&context);
 	taskrt__stagemap_trim(s);
+	taskrt__copied_save();
 	int err = freeze(s, run, &l, e);
 	if (err != DSM_OK)
 		goto fini_launch;

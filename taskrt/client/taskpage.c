@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdio_ext.h>
 
+#include "copied.h"
+
 /* In a task. Looking first keeps a task that printed nothing from writing to the
  * C library's data. */
 static void
@@ -15,7 +17,14 @@ flush_output(void)
 		fflush(stderr);
 }
 
+static void
+end_task(void)
+{
+	flush_output();
+	taskrt__copied_restore();
+}
+
 /* Page-aligned and whole pages, so that no other object shares its pages. */
 struct taskrt_task_page taskrt__task_page __attribute__((aligned(4096))) = {
-    .at_end = flush_output,
+    .at_end = end_task,
 };

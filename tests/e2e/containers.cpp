@@ -7,11 +7,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include <unistd.h>
 
 #include <taskrt/taskrt.h>
 
@@ -92,6 +95,29 @@ growth_in_a_task(int round)
 }
 
 static void
+print(void *arg)
+{
+	/* Both write into the stream's own state. */
+	std::cout.width(*static_cast<int *>(arg));
+	std::cout << "x\n" << std::flush;
+	std::cout.precision(*static_cast<int *>(arg));
+	optind = *static_cast<int *>(arg);
+}
+
+static void
+library_objects_in_the_program_are_private()
+{
+	int width[2] = {3, 5};
+	taskrt_task tasks[2] = {{print, &width[0]}, {print, &width[1]}};
+	int err = taskrt_run(tasks, 2, nullptr);
+
+	report("std_cout_and_optind_are_private_to_a_task",
+	    err == 0 && std::cout.precision() == 6 && optind == 1);
+	if (err != 0)
+		taskrt_report_print(stderr);
+}
+
+static void
 uncaught(void *arg)
 {
 	(void)arg;
@@ -135,6 +161,7 @@ statics_initialised_in_tasks()
 int
 main()
 {
+	library_objects_in_the_program_are_private();
 	statics_initialised_in_tasks();
 	growth_in_a_task(0);
 	growth_in_a_task(1);
