@@ -77,14 +77,18 @@ headers() {
 	done
 }
 
-# In a folder that the loader searches, libtaskrt.so finds libdsm.so without help.
+searched_by_loader() {
+	[[ $LIBDIR == /lib* || $LIBDIR == /usr/lib* ||
+		$LIBDIR == /usr/local/lib ]]
+}
+
+# Where the loader searches, libtaskrt.so finds libdsm.so without help.
 built() { # LIBRARY
-	case $1:$LIBDIR in
-	taskrt:/lib* | taskrt:/usr/lib* | taskrt:/usr/local/lib)
+	if [ "$1" = taskrt ] && searched_by_loader; then
 		echo "$B/install/libtaskrt.so.0"
-		;;
-	*) echo "$B/lib/lib$1.so.0" ;;
-	esac
+	else
+		echo "$B/lib/lib$1.so.0"
+	fi
 }
 
 libraries() {
@@ -149,3 +153,7 @@ libraries
 programs
 man_pages
 documents
+if [ "$action" != list ] && [ -z "$DESTDIR" ] && searched_by_loader &&
+	[ "$(id -u)" -eq 0 ]; then
+	ldconfig
+fi

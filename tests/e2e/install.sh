@@ -181,6 +181,47 @@ else
 	skip "a CMake project" "no cmake"
 fi
 
+# --- where it goes if nothing is said ---
+
+# Everything that this changes is a layer in memory, in a mount namespace.
+in_usr_local() {
+	mkdir -p "$tmp/layer"
+	# shellcheck disable=SC2016 # that shell's
+	compiles usr-local timeout -k 5 60 unshare --mount bash -euc '
+		layer=$1 first=$2 cc=$3
+		mount --make-rprivate /
+		mount -t tmpfs tmpfs "$layer"
+		mkdir "$layer"/{up,work,mount}
+		mount -t tmpfs tmpfs /usr/local
+		mount -t overlay overlay /etc -o \
+			"lowerdir=/etc,upperdir=$layer/up,workdir=$layer/work"
+		[ ! -d /var/cache/ldconfig ] ||
+			mount -t tmpfs tmpfs /var/cache/ldconfig
+		$4 && exit
+		make --no-print-directory B="$BUILD" install
+		"$cc" -O2 "$first" -o "$layer/first" \
+			$(pkg-config --cflags --libs taskrt) -lm
+		TASKRT_SLOTS=2 "$layer/first" >"$layer/../usr-local"
+		taskrt --version
+		make --no-print-directory B="$BUILD" uninstall
+		! "$layer/first"
+	' bash "$tmp/layer" "$tmp/first.c" "$CC" "$1"
+}
+
+if [ "$(id -u)" -ne 0 ]; then
+	skip "make install into /usr/local" "needs root"
+elif [[ $PWD == /usr/local/* ]] || ! in_usr_local true; then
+	skip "make install into /usr/local" "no layer above it here"
+else
+	ldcache=$(sha256sum /etc/ld.so.cache)
+	check "programs build and run right after make install" \
+		in_usr_local false
+	check "README's program prints the same" \
+		[ "$(cat "$tmp/usr-local")" = "$want" ]
+	check "this machine has what it had before" \
+		[ "$ldcache" = "$(sha256sum /etc/ld.so.cache)" ]
+fi
+
 # --- programs, units, completion ---
 
 # shellcheck disable=SC2034 # the helper's

@@ -123,6 +123,11 @@ for header in dsm/include/dsm/dsm.h taskrt/include/taskrt/taskrt.h; do
 	check "the pages have the fields and constants of ${header##*/}" \
 		documents "$pages" "${words[@]}"
 done
+mapfile -t words < <(sed '/^namespace detail/,/^} \/\/ namespace/d' \
+	taskrt/include/taskrt/taskrt.hpp | grep -oE '^[a-z_]+\(' | tr -d '(' |
+	sort -u)
+check "the functions of taskrt.hpp are in its page" \
+	documents doc/man/taskrt.hpp.3 "${words[@]}"
 for library in dsm taskrt; do
 	mapfile -t words < <(nm -D --defined-only "$BUILD/lib/lib$library.so" |
 		awk '{ print $3 }' | grep -E '^(dsm|taskrt)_[a-z]' |
