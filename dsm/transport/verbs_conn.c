@@ -760,8 +760,10 @@ queue_create(struct dsm_verbs_domain *d, struct queue **q_p,
 	struct queue *q = calloc(1, sizeof(*q));
 	int err;
 
-	if (q == NULL)
-		return dsm__fail(e, DSM_ENOMEM, "out of memory");
+	if (q == NULL) {
+		dsm__fail(e, DSM_ENOMEM, "out of memory");
+		return DSM_ENOMEM;
+	}
 	q->domain = d;
 	q->lib = d->v->lib;
 	q->depth = d->v->depth;

@@ -33,7 +33,7 @@ find(void *so, const char *name, void *fn_p)
 static void
 load(void)
 {
-	int (*fork_init)(void);
+	int (*fork_init)(void) = NULL;
 	void *so = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
 
 	if (so == NULL) {
@@ -50,7 +50,8 @@ load(void)
 	/* Before 5.12 a fork moved our pinned pages away from under the device.
 	 * Too late when the program itself has registered memory already: then
 	 * it is its own choice. */
-	if (find(so, "ibv_fork_init", (void *)&fork_init) == DSM_OK)
+	find(so, "ibv_fork_init", (void *)&fork_init);
+	if (fork_init != NULL)
 		fork_init();
 }
 
