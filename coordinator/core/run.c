@@ -36,7 +36,7 @@ check_ranges(const struct dsm_msg_run *m)
 		if (err != DSM_OK)
 			return err;
 		if (range.start >= range.end || range.kind < DSM_RANGE_HEAP ||
-		    range.kind > DSM_RANGE_VDSO ||
+		    range.kind > DSM_RANGE_KEPT ||
 		    ((range.start | range.end | range.image_off) &
 		     DSM_PAGE_MASK) != 0)
 			return DSM_EPROTO;

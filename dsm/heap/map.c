@@ -30,6 +30,7 @@
 
 #include "../base/page.h"
 #include "../wire/wire.h"
+#include "advice.h"
 #include "maptext.h"
 
 #define IMAGE_END (UINT64_C(1) << 46) /* size of an image: image.h */
@@ -75,6 +76,7 @@ struct dsm_map {
 	struct spans excluded;   /* lock */
 	struct spans own;        /* lock; where anonymous memory has an owner */
 	struct spans plt;        /* lock; PLT words, a span a module */
+	struct dsm_advices kept; /* lock; spans that are never served, kind 1 */
 	struct dsm_maptext text; /* lock */
 	uint64_t heap_start, heap_end; /* lock; equal: none */
 	uint64_t next_off;             /* lock */
@@ -502,6 +504,50 @@ add_heap(struct dsm_map *m)
 	return err;
 }
 
+/* Whatever lies in those spans loses its rights. */
+static int
+take_kept(struct dsm_map *m)
+{
+	struct entries swap;
+	int err = DSM_OK;
+
+	if (m->kept.n == 0)
+		return DSM_OK;
+	m->next.n = 0;
+	for (size_t i = 0; i < m->pieces.n && err == DSM_OK; i++) {
+		struct entry e = m->pieces.v[i];
+		const uint64_t end = e.r.end;
+		const uint32_t prot = e.r.prot, kind = e.r.kind;
+
+		for (size_t k = 0;
+		     k <= m->kept.n && e.r.start < end && err == DSM_OK; k++) {
+			const struct dsm_advice *a = &m->kept.v[k];
+			int last = k == m->kept.n || a->start >= end;
+
+			if (!last && a->end <= e.r.start)
+				continue;
+			e.r.prot = prot;
+			e.r.kind = kind;
+			e.r.end = last ? end : a->start;
+			if (e.r.end > e.r.start)
+				err = entries_add(&m->next, &e);
+			if (last || err != DSM_OK)
+				break;
+			if (a->start > e.r.start)
+				e.r.start = a->start;
+			e.r.end = a->end < end ? a->end : end;
+			e.r.prot = PROT_NONE;
+			e.r.kind = DSM_RANGE_KEPT;
+			err = entries_add(&m->next, &e);
+			e.r.start = e.r.end;
+		}
+	}
+	swap = m->pieces;
+	m->pieces = m->next;
+	m->next = swap;
+	return err;
+}
+
 static int
 make_pieces(struct dsm_map *m)
 {
@@ -516,6 +562,8 @@ make_pieces(struct dsm_map *m)
 		if (l.end > from)
 			from = l.end;
 	}
+	if (err == DSM_OK)
+		err = take_kept(m);
 	return err == DSM_OK ? add_heap(m) : err;
 }
 
@@ -757,6 +805,23 @@ dsm__map_heap(struct dsm_map *m, uint64_t start, uint64_t end)
 	m->heap_end = end;
 	pthread_mutex_unlock(&m->lock);
 	return DSM_OK;
+}
+
+int
+dsm__map_keep(struct dsm_map *m, uint64_t start, uint64_t end, int keep)
+{
+	int err = check_span(start, end);
+
+	if (err != DSM_OK)
+		return err;
+	pthread_mutex_lock(&m->lock);
+	if (start < m->heap_end && end > m->heap_start)
+		err = DSM_EINVAL;
+	else
+		err = dsm__advices_set(&m->kept, start, end, keep != 0);
+	m->current = 0;
+	pthread_mutex_unlock(&m->lock);
+	return err;
 }
 
 /* --- readers --- */

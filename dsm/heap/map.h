@@ -46,6 +46,14 @@ void dsm__map_unexclude(struct dsm_map *m, uint64_t start, uint64_t end);
 /* The dsm heap: shown as HEAP with PROT_READ|PROT_WRITE whatever maps says. */
 int dsm__map_heap(struct dsm_map *m, uint64_t start, uint64_t end);
 
+/*
+ * Whole pages that the program keeps to itself (taskrt_private): shown as KEPT,
+ * without rights, where they are mapped and not the heap. keep 0: no longer. Shows at
+ * the next refresh. DSM_EINVAL: not whole pages, or in the heap; DSM_ENOSPC: more
+ * than 1024 such spans.
+ */
+int dsm__map_keep(struct dsm_map *m, uint64_t start, uint64_t end, int keep);
+
 /* Read the maps again. *version_p grows when the table changed. Any thread. */
 int dsm__map_refresh(struct dsm_map *m, uint64_t *version_p,
                      struct dsm_error *e);

@@ -373,7 +373,9 @@ read_range(struct dsm_server *s, const struct dsm_range *r, uint64_t addr,
 	if (n > (r->end - addr) / DSM_PAGE)
 		n = (uint32_t)((r->end - addr) / DSM_PAGE);
 	iov_p->iov_base = s->buf;
-	if (r->kind == DSM_RANGE_HEAP) {
+	if (r->kind == DSM_RANGE_KEPT) {
+		n = 0;
+	} else if (r->kind == DSM_RANGE_HEAP) {
 		if (s->views == NULL)
 			return DSM_EINVAL;
 		/* Fails for pages of a heap that is not the views', too. */

@@ -47,6 +47,7 @@ enum dsm_range_kind {
 	DSM_RANGE_CODE,  /* private read-only file mapping: never changes */
 	DSM_RANGE_SYS,   /* data of system libraries: private to a task */
 	DSM_RANGE_VDSO,  /* patched by the slot */
+	DSM_RANGE_KEPT,  /* taskrt_private: never served, no rights */
 };
 
 /* The numbers of DSM_WILLNEED … in dsm.h. */

@@ -131,6 +131,15 @@ segfault(const ucontext_t *uc, uint64_t addr, const struct space_range *r)
 	    access_name(uc), (unsigned long long)addr);
 }
 
+static int
+kept_back(const ucontext_t *uc, uint64_t addr)
+{
+	return fail(DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+	            "%s 0x%llx, which the program keeps to itself "
+	            "(taskrt_private)",
+	            access_name(uc), (unsigned long long)addr);
+}
+
 /* Bring the page and make it accessible: FAULT_NONE to try the access again. */
 static int
 page_in(const ucontext_t *uc, struct space_range *r, uint64_t addr, int write)
@@ -185,6 +194,8 @@ on_segv(const ucontext_t *uc, const siginfo_t *si)
 		return FAULT_LOST;
 	if (r == NULL)
 		return segfault(uc, addr, NULL);
+	if (r->r.kind == DSM_RANGE_KEPT)
+		return kept_back(uc, addr);
 	if (arch_fault_exec(uc) && !(r->r.prot & PROT_EXEC))
 		return segfault(uc, addr, r);
 	if (write) {
@@ -297,7 +308,8 @@ fault_touch(uint64_t addr, uint64_t len, int write)
 		if (zone_holds(a))
 			continue; /* the task's own stack */
 		r = range_of(a, write ? PROT_WRITE : PROT_READ, &lost);
-		if (r == NULL || (write && !(r->r.prot & PROT_WRITE)))
+		if (r == NULL || r->r.kind == DSM_RANGE_KEPT ||
+		    (write && !(r->r.prot & PROT_WRITE)))
 			return -1;
 		if (!r->present && fetch_page(r, a, 0) >= FETCH_UNMAPPED)
 			return -1;

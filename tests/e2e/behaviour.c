@@ -1323,6 +1323,72 @@ advice_changes_how_pages_travel_and_no_result(void)
 	dsm_free(p);
 }
 
+/* Reads or writes at arg + 8, or hands it to a system call; notes that it lives. */
+static void
+peek(void *arg)
+{
+	int *p = arg;
+
+	a_global = p[2];
+}
+
+static void
+poke(void *arg)
+{
+	((int *)arg)[2] = 1;
+}
+
+static void
+print_secret(void *arg)
+{
+	a_global = (int)write(STDOUT_FILENO, arg, 12) + 100;
+}
+
+static void
+memory_that_the_program_keeps_is_out_of_reach(void)
+{
+	char *m = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE,
+	               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct taskrt_task next_to[2] = {{poke, m}, {poke, m + 3 * PAGE}};
+	void (*bad[2])(void *) = {peek, poke};
+
+	CHECK(m != MAP_FAILED);
+	strcpy(m + PAGE + 8, "the password");
+	CHECK(taskrt_private(m + PAGE, 2 * PAGE) == 0);
+	for (int round = 0; round < 2; round++) {
+		for (int i = 0; i < 2; i++) {
+			struct taskrt_task t = {bad[i], m + PAGE};
+
+			CHECK(taskrt_run(&t, 1, NULL) == TASKRT_ETASK);
+			const struct taskrt_failure *f =
+			    &taskrt_report()->failures[0];
+			CHECK(f->kind == TASKRT_CRASH);
+			CHECK(f->addr == m + PAGE + 8);
+			CHECK(strstr(f->message, "taskrt_private") != NULL);
+		}
+		struct taskrt_task t = {print_secret, m + PAGE + 8};
+		CHECK(taskrt_run(&t, 1, NULL) == 0);
+		CHECK(a_global == 99); /* EFAULT */
+		/* Pages beside it are shared as ever. */
+		CHECK(taskrt_run(next_to, 2, NULL) == 0);
+		CHECK(((int *)m)[2] == 1);
+		((int *)m)[2] = ((int *)(m + 3 * PAGE))[2] = 0;
+	}
+	CHECK(strcmp(m + PAGE + 8, "the password") == 0);
+	CHECK(taskrt_share(m + PAGE, 2 * PAGE) == 0);
+	struct taskrt_task t = {peek, m + PAGE};
+	CHECK(taskrt_run(&t, 1, NULL) == 0);
+	CHECK(memcmp(&a_global, "the ", 4) == 0);
+	void *heap = dsm_aligned_alloc(PAGE, PAGE);
+	CHECK(taskrt_private(heap, PAGE) == TASKRT_EINVAL);
+	CHECK(strstr(taskrt_report()->message, "dsm_malloc") != NULL);
+	CHECK(taskrt_private(m + 1, PAGE) == TASKRT_EINVAL);
+	CHECK(taskrt_private(m, 100) == TASKRT_EINVAL);
+	CHECK(taskrt_private(NULL, PAGE) == TASKRT_EINVAL);
+	dsm_free(heap);
+	munmap(m, 4 * PAGE);
+}
+
 static void
 copy_global(size_t i, void *ctx)
 {
@@ -1876,6 +1942,7 @@ static const struct {
     CASE(a_million_iterations),
     CASE(a_hundred_thousand_tasks_in_one_bunch),
     CASE(clean_pages_are_not_fetched_again),
+    CASE(memory_that_the_program_keeps_is_out_of_reach),
     CASE(advice_changes_how_pages_travel_and_no_result),
     CASE(changed_globals_and_locals_reach_the_next_run),
     CASE(memory_mapped_between_runs_is_found),

@@ -157,6 +157,18 @@ int taskrt_foreach(void *base, size_t n, size_t size,
  */
 void taskrt_fail(const char *message) __attribute__((noreturn));
 
+/*
+ * Keep memory out of tasks: pages of [p, p + len) never leave the program, and a task
+ * that touches them fails with a message that says so. For keys, passwords, and what
+ * else must not be seen on other machines. From the next launch on: call it before the
+ * first one, workers may have pages by then. p and len must be whole pages
+ * (aligned_alloc(4096, …), mmap) outside the heap of dsm_malloc; TASKRT_EINVAL
+ * otherwise. Stays with the addresses: taskrt_share takes it back, before the memory
+ * is unmapped or freed for other use. TASKRT_ENOMEM: more than 1024 such ranges.
+ */
+int taskrt_private(void *p, size_t len);
+int taskrt_share(void *p, size_t len);
+
 /* The calling thread's last run. Valid until its next launch or wait. Never
  * NULL: before any run an empty report. */
 const struct taskrt_report *taskrt_report(void);

@@ -387,6 +387,41 @@ test_excluded_spans_are_never_in_the_table(void)
 }
 
 static void
+test_what_the_program_keeps_has_a_kind_of_its_own_and_no_rights(void)
+{
+	struct dsm_map *m = new_map();
+	char *p = map_at(hole(12), 12, RW);
+	uint64_t at = addr_of(p), before;
+	struct dsm_range r;
+
+	MUST_OK(dsm__map_refresh(m, NULL, NULL));
+	before = off_of(m, at + 5 * DSM_PAGE);
+	MUST_OK(dsm__map_keep(m, at + 4 * DSM_PAGE, at + 6 * DSM_PAGE, 1));
+	MUST_OK(dsm__map_keep(m, at + 10 * DSM_PAGE, at + 90 * DSM_PAGE, 1));
+	MUST(dsm__map_stale(m));
+	MUST_OK(dsm__map_refresh(m, NULL, NULL));
+	r = must_find(m, at + 5 * DSM_PAGE);
+	MUST_BE(r.kind, DSM_RANGE_KEPT);
+	MUST_BE(r.prot, PROT_NONE);
+	MUST_BE(r.start, at + 4 * DSM_PAGE);
+	MUST_BE(r.end, at + 6 * DSM_PAGE);
+	MUST(off_of(m, at + 5 * DSM_PAGE) != before);
+	MUST_BE(must_find(m, at + 3 * DSM_PAGE).kind, DSM_RANGE_ANON);
+	MUST_BE(must_find(m, at + 6 * DSM_PAGE).prot, RW);
+	MUST_BE(must_find(m, at + 11 * DSM_PAGE).kind, DSM_RANGE_KEPT);
+	/* Neighbours keep their places, and so does what comes back. */
+	MUST_BE(off_of(m, at + 6 * DSM_PAGE), before + DSM_PAGE);
+	MUST_OK(dsm__map_keep(m, at + 5 * DSM_PAGE, at + 90 * DSM_PAGE, 0));
+	MUST_OK(dsm__map_refresh(m, NULL, NULL));
+	MUST_BE(must_find(m, at + 4 * DSM_PAGE).kind, DSM_RANGE_KEPT);
+	MUST_BE(must_find(m, at + 5 * DSM_PAGE).kind, DSM_RANGE_ANON);
+	MUST(off_of(m, at + 5 * DSM_PAGE) != before);
+	MUST_BE(dsm__map_keep(m, at + 1, at + DSM_PAGE, 1), DSM_EINVAL);
+	munmap(p, 12 * DSM_PAGE);
+	dsm__map_destroy(m);
+}
+
+static void
 test_the_heap_is_one_range_whatever_is_mapped_there(void)
 {
 	struct dsm_map *m = new_map();
@@ -559,6 +594,7 @@ SUITE(dsm_heap_map, "dsm.heap.map",
       T(test_another_file_or_place_in_it_gets_a_new_offset),
       T(test_another_protection_keeps_the_offset),
       T(test_excluded_spans_are_never_in_the_table),
+      T(test_what_the_program_keeps_has_a_kind_of_its_own_and_no_rights),
       T(test_the_heap_is_one_range_whatever_is_mapped_there),
       T(test_loading_a_library_makes_the_map_stale),
       T(test_thread_local_storage_is_found_in_every_thread),

@@ -234,6 +234,31 @@ test_everybody_gets_the_bytes_that_were_served_first(void)
 }
 
 static void
+test_what_the_program_keeps_is_never_served(void)
+{
+	struct fixture f;
+	struct iovec iov;
+	uint64_t at = addr_of(globals);
+	uint32_t n;
+
+	set_up(&f, 0);
+	serve(&f, globals, 1, 1);
+	MUST_OK(dsm__map_keep(f.map, at, at + 2 * DSM_PAGE, 1));
+	MUST_OK(dsm__map_refresh(f.map, NULL, NULL));
+	launch(&f);
+	for (int i = 0; i < 2; i++) {
+		MUST_OK(dsm__server_read(f.s, at + (uint64_t)i * DSM_PAGE, 4,
+		                         &iov, &n));
+		MUST_BE(n, 0);
+	}
+	globals[0]++;
+	launch(&f);
+	MUST(f.updates.n == 0 && f.pages.len == 0);
+	serve(&f, globals + 2 * DSM_PAGE, 1, 1);
+	tear_down(&f);
+}
+
+static void
 test_own_memory_of_the_server_is_not_in_the_map(void)
 {
 	struct fixture f;
@@ -540,6 +565,7 @@ SUITE(dsm_heap_serve, "dsm.heap.serve", T(test_id_table_agrees_with_an_array),
       T(test_reading_ends_where_the_range_does),
       T(test_memory_mapped_since_the_last_refresh_is_served),
       T(test_everybody_gets_the_bytes_that_were_served_first),
+      T(test_what_the_program_keeps_is_never_served),
       T(test_own_memory_of_the_server_is_not_in_the_map),
       T(test_a_served_page_that_changed_is_an_update_once),
       T(test_a_changed_page_that_was_not_served_is_no_update),
