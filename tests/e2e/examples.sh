@@ -122,11 +122,13 @@ same_everywhere "spmv, a small vector" spmv --columns 300000 --rows 5000
 # 36,000 scattered pages: more than mappings of a process can be split into.
 same_everywhere "spmv over 1 GiB" spmv --rows 20000 --rounds 2
 
+same_everywhere ising ising --side 200 --sweeps 30
 same_everywhere containers \
 	containers --chapters 8 --words 300 --different 200
 
 check_of mandelbrot "mandelbrot writes a PNG" \
 	is_png mandelbrot --width 300 --height 60
+check_of ising "ising writes a PNG" is_png ising --side 60 --sweeps 40
 check_of primes "primes writes a PNG" is_png primes --below 20000
 check_of primes "there are 664,579 primes below 10^7" \
 	says_that '664579 primes' primes --below 10000000
