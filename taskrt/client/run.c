@@ -14,6 +14,7 @@
 #include "client.h"
 #include "context.h"
 #include "copied.h"
+#include "dyntls.h"
 #include "serveconn.h"
 #include "symbol.h"
 #include "taskpage.h"
@@ -299,7 +300,12 @@ launch_locked(struct taskrt__session *s, struct taskrt_run *run,
 	taskrt__context_capture(&context);
 	taskrt__stagemap_trim(s);
 	taskrt__copied_save();
-	int err = freeze(s, run, &l, e);
+	int err = taskrt__dyntls_save();
+	if (err != DSM_OK)
+		return dsm__fail(e, err,
+		                 "out of memory for a copy of thread-local "
+		                 "data");
+	err = freeze(s, run, &l, e);
 	if (err != DSM_OK)
 		goto fini_launch;
 	err = pack_launch(s, run, &l);

@@ -5,6 +5,7 @@
 #include <stdio_ext.h>
 
 #include "copied.h"
+#include "dyntls.h"
 
 /* In a task. Looking first keeps a task that printed nothing from writing to the
  * C library's data. */
@@ -22,6 +23,7 @@ end_task(void)
 {
 	flush_output();
 	taskrt__copied_restore();
+	taskrt__dyntls_restore();
 }
 
 /* Page-aligned and whole pages, so that no other object shares its pages. */
