@@ -42,7 +42,7 @@ link_why_tcp(const struct wsession *ss, char *buf, size_t size)
 	if (!v->usable)
 		snprintf(buf, size, "%s", v->why_not);
 	else if (is_off(ss))
-		snprintf(buf, size, "RDMA has failed: %s", ss->way.failure);
+		snprintf(buf, size, "%s", ss->way.failure);
 	else if (ss->use_relay)
 		snprintf(buf, size, "the coordinator's relay is in between");
 	else

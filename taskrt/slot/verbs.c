@@ -12,6 +12,8 @@
 /* As for pages: the client's thread may be stopped in a debugger. */
 #define REPLY_MS 30000u
 #define SPIN_NS (100 * DSM_US)
+/* The fabric's own retries end sooner. */
+#define PROVE_MS 10000u
 
 /* Never closed once the link has gone over: they end with the process. */
 struct over {
@@ -45,10 +47,10 @@ send_frame(struct over *o, unsigned type, int err, struct dsm_wbuf *w)
 }
 
 static int
-receive(struct over *o, unsigned type, struct dsm_frame *f)
+receive(struct over *o, unsigned type, uint32_t ms, struct dsm_frame *f)
 {
-	int err = dsm__conn_recv_wait(o->data, dsm__deadline_ms(REPLY_MS),
-	                              SPIN_NS, f, NULL);
+	int err = dsm__conn_recv_wait(o->data, dsm__deadline_ms(ms), SPIN_NS, f,
+	                              NULL);
 
 	return err == DSM_OK && f->type != type ? DSM_EPROTO : err;
 }
@@ -67,7 +69,7 @@ swap(struct over *o, const struct dsm_msg_qp *mine)
 	err = dsm__encode_qp(&w, mine);
 	err = send_frame(o, DSM_MSG_QP, err, &w);
 	if (err == DSM_OK)
-		err = receive(o, DSM_MSG_QP, &f);
+		err = receive(o, DSM_MSG_QP, REPLY_MS, &f);
 	if (err == DSM_OK)
 		err = dsm__decode_qp(f.body, f.len, &theirs);
 	if (err != DSM_OK) {
@@ -104,7 +106,7 @@ prove(struct over *o)
 	err = dsm__encode_ping(&w, &ping);
 	err = send_frame(o, DSM_MSG_PING, err, &w);
 	if (err == DSM_OK)
-		err = receive(o, DSM_MSG_PONG, &f);
+		err = receive(o, DSM_MSG_PONG, PROVE_MS, &f);
 	if (err == DSM_OK)
 		return DSM_OK;
 	say(o, "%s: nothing comes through: %s", dsm__verbs_text(o->verbs),
