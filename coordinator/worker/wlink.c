@@ -72,15 +72,16 @@ void
 link_failed(struct wsession *ss, const char *why)
 {
 	struct wlink *l = &ss->way;
+	int told = dsm__now() < l->off_until;
 
-	if (link_insists(ss)) {
+	/* Its other slots say the same: once is enough. */
+	if (told)
+		log_debug("session %llu: %s", ULL(ss->id), why);
+	else if (link_insists(ss))
 		log_warn("session %llu: %s; it is tried again, as nothing but "
 		         "verbs is wanted",
 		         ULL(ss->id), why);
-		return;
-	}
-	/* Its other slots say the same: once is enough. */
-	if (!is_off(ss))
+	else
 		log_warn("session %llu: %s; its slots use tcp for %d s",
 		         ULL(ss->id), why, VERBS_OFF_MS / 1000);
 	snprintf(l->failure, sizeof(l->failure), "%s", why);
