@@ -48,6 +48,26 @@ put(const char *name, const char *value)
 	return 1;
 }
 
+/* Is the program anywhere on PATH? A folder that may not be searched makes
+ * execvp() say "Permission denied" of a program that is nowhere. */
+static int
+is_on_path(const char *name)
+{
+	const char *path = getenv("PATH");
+	char file[4096];
+
+	while (path != NULL) {
+		size_t len = strcspn(path, ":");
+
+		snprintf(file, sizeof(file), "%.*s/%s", (int)len,
+		         len > 0 ? path : ".", name);
+		if (access(file, F_OK) == 0)
+			return 1;
+		path = path[len] == ':' ? path + len + 1 : NULL;
+	}
+	return 0;
+}
+
 int
 tool_run(int argc, char **argv)
 {
@@ -67,6 +87,9 @@ tool_run(int argc, char **argv)
 	    put("TASKRT_LOG", level) != 0)
 		return 1;
 	execvp(argv[i], argv + i);
+	if (errno == EACCES && strchr(argv[i], '/') == NULL &&
+	    !is_on_path(argv[i]))
+		errno = ENOENT;
 	status = errno == ENOENT ? 127 : 126; /* as env(1) */
 	fprintf(stderr, "%s: %s: %s\n", command.name, argv[i], strerror(errno));
 	return status;

@@ -254,6 +254,11 @@ check "run gives the program's status" [ $? -eq 7 ]
 check "run names a program that is not there" \
 	complains 127 'no-such-program: No such file' \
 	"$bin/taskrt" run no-such-program
+mkdir -m 000 "$tmp/locked"
+check "also when a folder on PATH is locked" \
+	complains 127 'no-such-program: No such file' \
+	env PATH="$tmp/locked:$PATH" "$bin/taskrt" run no-such-program
+rmdir "$tmp/locked"
 check "run names one that cannot be run" \
 	complains 126 '/dev/null: Permission denied' "$bin/taskrt" run /dev/null
 check "taskrt names a verb that does not exist" \
