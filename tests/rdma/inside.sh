@@ -17,4 +17,6 @@ done
 part "smoke test in the guest" tests/e2e/run.sh smoke
 part "smoke test over TCP in the guest" \
 	env TASKRT_TRANSPORT=tcp tests/e2e/run.sh smoke
+part "a changing heap over RDMA" \
+	env CHURN=verbs CHURN_ROUNDS=5 tests/e2e/run.sh churn
 result
