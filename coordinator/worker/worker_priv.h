@@ -114,8 +114,9 @@ struct wslot {
 
 /* wlink.c */
 struct wlink {
-	int client_insists;            /* on verbs: its WELCOME said so */
-	uint64_t off_until;            /* no verbs before that */
+	int client_insists; /* on verbs: its WELCOME said so */
+	/* Until then: no warnings, and no verbs unless somebody insists. */
+	uint64_t off_until;
 	char failure[400];             /* why */
 	char transport[16], text[400]; /* what the coordinator was told */
 };
