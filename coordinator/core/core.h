@@ -166,7 +166,7 @@ struct attempt {
 	uint8_t stored; /* STORED is in (it may overtake DONE) */
 };
 
-#define ATTEMPT_BLOCK 1024
+#define ATTEMPT_BLOCK 128 /* small: most runs have few attempts */
 
 struct failures {
 	struct dsm_rec_failure *v;

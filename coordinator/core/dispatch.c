@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Room for one more attempt; it is the caller's to count. */
+/* Room for one more attempt; it is the caller's to clear and count. */
 static struct attempt *
 attempt_room(struct run *r)
 {
@@ -32,7 +32,7 @@ attempt_room(struct run *r)
 		/* May be there: the last call's room was not used. */
 		if (r->blocks[block] == NULL)
 			r->blocks[block] =
-			    calloc(ATTEMPT_BLOCK, sizeof(struct attempt));
+			    malloc(ATTEMPT_BLOCK * sizeof(struct attempt));
 		if (r->blocks[block] == NULL)
 			return NULL;
 	}

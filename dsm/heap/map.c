@@ -852,6 +852,17 @@ dsm__map_find(struct dsm_map *m, uint64_t addr, struct dsm_range *r_p)
 	return found;
 }
 
+uint64_t
+dsm__map_version(struct dsm_map *m)
+{
+	uint64_t version;
+
+	pthread_mutex_lock(&m->lock);
+	version = m->table->version;
+	pthread_mutex_unlock(&m->lock);
+	return version;
+}
+
 int
 dsm__map_table(struct dsm_map *m, struct dsm_range **v_p, size_t *n_p,
                uint64_t *version_p)

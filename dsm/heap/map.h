@@ -63,6 +63,8 @@ int dsm__map_stale(struct dsm_map *m);
 
 /* Copy of the range that holds addr: 1, or 0 when there is none. Lock-free. */
 int dsm__map_find(struct dsm_map *m, uint64_t addr, struct dsm_range *r_p);
+/* Of the table as it is now. */
+uint64_t dsm__map_version(struct dsm_map *m);
 /* The whole table: *v_p malloc'ed, caller frees. */
 int dsm__map_table(struct dsm_map *m, struct dsm_range **v_p, size_t *n_p,
                    uint64_t *version_p);

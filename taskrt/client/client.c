@@ -44,7 +44,7 @@ on_exit_process(void)
 		taskrt__run_forget(c->run, "the program has ended");
 	c->run = NULL;
 	if (c->configured && c->config.stat)
-		taskrt__stat_print(stderr, &c->totals, &c->links, c->n_runs);
+		taskrt__stat_print(stderr, c->sums);
 	pthread_mutex_unlock(&c->run_lock);
 }
 
@@ -151,7 +151,7 @@ taskrt__client_end_session(struct taskrt__client *c)
 	pthread_mutex_unlock(&c->session_lock);
 	/* Its links are counted under the drive lock. */
 	dsm__loop_lock(s->loop);
-	taskrt__links_add(&c->links, &s->links);
+	taskrt__links_add(&c->sums->links, &s->links);
 	dsm__loop_unlock(s->loop);
 	taskrt__session_destroy(s);
 }
@@ -175,6 +175,10 @@ taskrt__client_session(struct taskrt__client *c, struct taskrt__session **s_p,
 	struct dsm_heap *heap = dsm__heap_default();
 	if (heap == NULL)
 		return dsm__fail(e, DSM_ENOMEM, "%s", dsm__heap_error()->text);
+	if (c->sums == NULL)
+		c->sums = calloc(1, sizeof(*c->sums));
+	if (c->sums == NULL)
+		return dsm__fail(e, DSM_ENOMEM, "out of memory");
 	pthread_once(&hooks_once, install_hooks);
 	taskrt__malloc_check();
 	if (!c->have_threads)

@@ -23,6 +23,14 @@
 
 struct taskrt_run;
 
+/* For TASKRT_STAT. A block of its own: the client's lies among data that tasks
+ * read, whose pages are sent again at each launch when anything in them changed. */
+struct taskrt__sums {
+	struct dsm_counters totals; /* of all runs */
+	struct taskrt__links links; /* of the sessions that have ended */
+	uint64_t n_runs;
+};
+
 struct taskrt__client {
 	pthread_mutex_t run_lock;
 	pthread_mutex_t session_lock;
@@ -34,10 +42,7 @@ struct taskrt__client {
 	struct taskrt__config config;
 	int have_threads;
 	struct taskrt__threads threads;
-	struct dsm_counters totals; /* of all runs, for TASKRT_STAT */
-	struct taskrt__links
-	    links; /* of the sessions that have ended; the same */
-	uint64_t n_runs;
+	struct taskrt__sums *sums; /* there when a session has been */
 };
 
 struct taskrt__client *taskrt__client_default(void);

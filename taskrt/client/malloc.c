@@ -84,6 +84,7 @@ void *memalign(size_t align, size_t size);
 void *pvalloc(size_t size);
 
 #define RA __builtin_return_address(0)
+#define SMALL_MAX 1032u /* what glibc's thread caches hold */
 
 /* --- the C library's own calls --- */
 
@@ -158,6 +159,14 @@ calloc(size_t n, size_t size)
 {
 	if (__builtin_expect(taskrt__in_task(), 0))
 		return taskrt__task_calloc(n, size, RA);
+	/* glibc's own never takes a small block from the thread's cache, but
+	 * changes data of libc's each time, which tasks read, too: pages that
+	 * would be sent to all workers at each launch. */
+	if (n <= SMALL_MAX && size <= SMALL_MAX && n * size <= SMALL_MAX) {
+		void *p = __libc_malloc(n * size);
+
+		return p != NULL ? memset(p, 0, n * size) : NULL;
+	}
 	return __libc_calloc(n, size);
 }
 

@@ -23,6 +23,7 @@
  * dropped instead, and fetched by those who need them. */
 #define UPDATES_MAX (UINT64_C(16) << 20)
 #define CLIENT_RACES_MAX 16
+#define LAUNCH_KEEP (UINT64_C(1) << 20)
 /* A run that staged so much has its staging files looked through. */
 #define SHRINK_BYTES (UINT64_C(64) << 20)
 
@@ -82,7 +83,7 @@ keep_tasks(struct taskrt_run *run)
 }
 
 /* What RUN carries besides numbers; the message borrows it. */
-struct launch {
+struct taskrt__launch {
 	struct dsm_extents drops, updates;
 	struct dsm_wbuf pages, packed_ranges, packed_drops, packed_updates;
 	struct dsm_wbuf packed_advice;
@@ -91,7 +92,7 @@ struct launch {
 };
 
 static void
-launch_fini(struct launch *l)
+launch_fini(struct taskrt__launch *l)
 {
 	dsm__extents_fini(&l->drops);
 	dsm__extents_fini(&l->updates);
@@ -100,6 +101,44 @@ launch_fini(struct launch *l)
 	dsm__wbuf_fini(&l->packed_drops);
 	dsm__wbuf_fini(&l->packed_updates);
 	dsm__wbuf_fini(&l->packed_advice);
+	*l = (struct taskrt__launch){0};
+}
+
+/* The session's, emptied: making its buffers anew at each launch takes longer than
+ * filling them. NULL: no memory. */
+static struct taskrt__launch *
+launch_begin(struct taskrt__session *s)
+{
+	struct taskrt__launch *l = s->launch;
+
+	if (l == NULL)
+		return s->launch = calloc(1, sizeof(*l));
+	l->drops.n = l->updates.n = 0;
+	dsm__wbuf_reset(&l->pages);
+	dsm__wbuf_reset(&l->packed_ranges);
+	dsm__wbuf_reset(&l->packed_drops);
+	dsm__wbuf_reset(&l->packed_updates);
+	dsm__wbuf_reset(&l->packed_advice);
+	l->n_ranges = l->n_advice = 0;
+	l->version = 0;
+	return l;
+}
+
+/* Large buffers are not kept. */
+static void
+launch_end(struct taskrt__launch *l)
+{
+	if (l->pages.cap > LAUNCH_KEEP || l->packed_drops.cap > LAUNCH_KEEP ||
+	    l->packed_ranges.cap > LAUNCH_KEEP)
+		launch_fini(l);
+}
+
+void
+taskrt__launch_free(struct taskrt__launch *l)
+{
+	if (l != NULL)
+		launch_fini(l);
+	free(l);
 }
 
 /* Slots have the heap itself: none of its pages ever travels. */
@@ -112,7 +151,7 @@ shares_heap(const struct taskrt__session *s)
 
 /* Heap lock held. */
 static int
-follow_advice(struct taskrt__session *s, struct launch *l)
+follow_advice(struct taskrt__session *s, struct taskrt__launch *l)
 {
 	const struct dsm_advices *x = &s->heap->advice;
 	uint64_t used = s->heap->base + dsm__heap_used(s->heap);
@@ -139,8 +178,8 @@ follow_advice(struct taskrt__session *s, struct launch *l)
  * the page server still meanwhile.
  */
 static int
-freeze(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
-       struct dsm_error *e)
+freeze(struct taskrt__session *s, struct taskrt_run *run,
+       struct taskrt__launch *l, struct dsm_error *e)
 {
 	struct dsm_heap *h = s->heap;
 	uint64_t n_folded = 0;
@@ -196,7 +235,8 @@ pack_extents(const struct dsm_extents *x, struct dsm_wbuf *w, uint64_t *n_p)
 }
 
 static int
-pack_launch(struct taskrt__session *s, struct taskrt_run *run, struct launch *l)
+pack_launch(struct taskrt__session *s, struct taskrt_run *run,
+            struct taskrt__launch *l)
 {
 	int err = DSM_OK;
 
@@ -238,8 +278,8 @@ run_wait(const struct taskrt__config *config)
 }
 
 static int
-send_run(struct taskrt__session *s, struct taskrt_run *run, struct launch *l,
-         const struct taskrt_options *opt,
+send_run(struct taskrt__session *s, struct taskrt_run *run,
+         struct taskrt__launch *l, const struct taskrt_options *opt,
          const struct taskrt__context *context, struct dsm_error *e)
 {
 	struct dsm_msg_run m = {
@@ -295,8 +335,10 @@ launch_locked(struct taskrt__session *s, struct taskrt_run *run,
               const struct taskrt_options *opt, struct dsm_error *e)
 {
 	struct taskrt__context context;
-	struct launch l = {0};
+	struct taskrt__launch *l = launch_begin(s);
 
+	if (l == NULL)
+		return dsm__fail(e, DSM_ENOMEM, "out of memory for a launch");
 	taskrt__context_capture(&context);
 	taskrt__stagemap_trim(s);
 	taskrt__copied_save();
@@ -305,10 +347,10 @@ launch_locked(struct taskrt__session *s, struct taskrt_run *run,
 		return dsm__fail(e, err,
 		                 "out of memory for a copy of thread-local "
 		                 "data");
-	err = freeze(s, run, &l, e);
+	err = freeze(s, run, l, e);
 	if (err != DSM_OK)
 		goto fini_launch;
-	err = pack_launch(s, run, &l);
+	err = pack_launch(s, run, l);
 	if (err != DSM_OK) {
 		dsm__fail(e, err, "cannot describe the launch: %s",
 		          dsm__strerror(err));
@@ -320,7 +362,7 @@ launch_locked(struct taskrt__session *s, struct taskrt_run *run,
 	s->run = run;
 	run->session = s;
 	run->counters.fold_ns = dsm__now() - run->launched;
-	err = send_run(s, run, &l, opt, &context, e);
+	err = send_run(s, run, l, opt, &context, e);
 	if (err == DSM_OK)
 		goto fini_launch;
 	s->run = NULL;
@@ -330,7 +372,7 @@ end_run:
 	dsm__heap_run_end(s->heap);
 	dsm__heap_unlock(s->heap);
 fini_launch:
-	launch_fini(&l);
+	launch_end(l);
 	return err;
 }
 
@@ -681,8 +723,8 @@ taskrt__run_finish(struct taskrt__client *c)
 	dsm__heap_unlock(s->heap);
 	run->counters.total_ns = dsm__now() - run->launched;
 	make_report(run, &o);
-	dsm__counters_add(&c->totals, &run->counters);
-	c->n_runs++;
+	dsm__counters_add(&c->sums->totals, &run->counters);
+	c->sums->n_runs++;
 	/* Staged bytes may lie in staging files, which the next launch unmaps. */
 	dsm__stage_destroy(run->stage);
 	run->stage = NULL;

@@ -81,6 +81,9 @@ void taskrt__run_progress(struct taskrt_run *run,
 /* A part of an attempt's write set; staged: its bytes, or NULL: in the message. */
 int taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
                        const uint8_t *staged);
+struct taskrt__launch;
+/* With its session; NULL is fine. */
+void taskrt__launch_free(struct taskrt__launch *l);
 /* It ends without a verdict. */
 void taskrt__run_end(struct taskrt_run *run, const struct dsm_error *why);
 

@@ -224,12 +224,15 @@ taskrt__session_pack_ranges(struct taskrt__session *s, uint64_t known,
 {
 	struct dsm_range *v;
 	size_t n;
-	int err = dsm__map_table(s->heap->map, &v, &n, version_p);
+	int err;
 
+	*n_p = 0;
+	*version_p = dsm__map_version(s->heap->map);
+	if (*version_p == known)
+		return DSM_OK;
+	err = dsm__map_table(s->heap->map, &v, &n, version_p);
 	if (err != DSM_OK)
 		return err;
-	if (*version_p == known)
-		n = 0;
 	for (size_t i = 0; i < n && err == DSM_OK; i++) {
 		const struct dsm_rec_range rec = {
 		    .start = v[i].start,
@@ -395,6 +398,7 @@ taskrt__session_destroy(struct taskrt__session *s)
 	taskrt__stagemap_trim(s);
 	dsm__server_destroy(s->server);
 	dsm__extents_fini(&s->changed);
+	taskrt__launch_free(s->launch);
 	free(s);
 }
 

@@ -1,6 +1,8 @@
 /* Counters and cost breakdown, as a table. */
 #include "stat.h"
 
+#include "client.h"
+
 #include <inttypes.h>
 #include <string.h>
 
@@ -78,15 +80,16 @@ print_links(FILE *f, const struct taskrt__links *l,
 }
 
 void
-taskrt__stat_print(FILE *f, const struct dsm_counters *c,
-                   const struct taskrt__links *links, uint64_t n_runs)
+taskrt__stat_print(FILE *f, const struct taskrt__sums *sums)
 {
+	const struct dsm_counters *c = &sums->totals;
+	uint64_t n_runs = sums->n_runs;
 	const uint64_t *v = (const uint64_t *)c;
 
 	fprintf(f, "taskrt: %" PRIu64 " run%s\n", n_runs,
 	        n_runs == 1 ? "" : "s");
 	print_breakdown(f, c);
-	print_links(f, links, c);
+	print_links(f, &sums->links, c);
 	for (size_t i = 0; i < DSM_N_COUNTERS; i++) {
 		const struct dsm_counter_info *info = &dsm__counter_info[i];
 

@@ -2,13 +2,10 @@
 #ifndef TASKRT_CLIENT_STAT_H
 #define TASKRT_CLIENT_STAT_H
 
-#include <stdint.h>
 #include <stdio.h>
 
-#include "../../dsm/base/counters.h"
-#include "session.h"
+struct taskrt__sums;
 
-void taskrt__stat_print(FILE *f, const struct dsm_counters *c,
-                        const struct taskrt__links *links, uint64_t n_runs);
+void taskrt__stat_print(FILE *f, const struct taskrt__sums *sums);
 
 #endif

@@ -1477,16 +1477,17 @@ use_what_came_later(void *arg)
 static void
 memory_mapped_in_mid_run_is_found_and_no_write_is_lost(void)
 {
-	size_t len = 16 * PAGE;
+	size_t len = 16 * PAGE, spare = (size_t)64 << 20;
 	struct grown g = {0};
 	struct taskrt_task t = {use_what_came_later, &g};
 	struct taskrt_run *run;
 
-	g.first = mmap(NULL, 2 * len, PROT_READ | PROT_WRITE,
+	/* Room behind it: what the launch maps comes from its upper end. */
+	g.first = mmap(NULL, 2 * len + spare, PROT_READ | PROT_WRITE,
 	               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	CHECK(g.first != MAP_FAILED);
 	g.second = g.first + len;
-	munmap(g.second, len);
+	munmap(g.second, len + spare);
 	g.first[0] = 1;
 	CHECK(taskrt_start(&t, 1, NULL, &run) == 0);
 	CHECK(mmap(g.second, len, PROT_READ | PROT_WRITE,
