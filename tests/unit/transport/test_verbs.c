@@ -616,11 +616,11 @@ new_loop(uint64_t spin_ns, int background)
 }
 
 static void
-ping_pong_on_loops(uint64_t spin_ns, size_t len)
+ping_pong_on_loops(uint64_t spin_ns, unsigned n, size_t len)
 {
 	struct dsm_loop *l = new_loop(spin_ns, 0);
 	struct dsm_loop *far = new_loop(spin_ns, 1);
-	struct party a = {.loop = l, .want = 100};
+	struct party a = {.loop = l, .want = n};
 	struct party b = {.loop = far};
 	struct ends e = open_ends();
 	uint8_t *body = calloc(1, len);
@@ -645,19 +645,19 @@ ping_pong_on_loops(uint64_t spin_ns, size_t len)
 static void
 test_loops_that_spin_play_ping_pong(void)
 {
-	ping_pong_on_loops(SPIN, 10);
+	ping_pong_on_loops(SPIN, 100, 10);
 }
 
 static void
 test_loops_that_sleep_play_ping_pong(void)
 {
-	ping_pong_on_loops(0, 10);
+	ping_pong_on_loops(0, 100, 10);
 }
 
 static void
 test_loops_write_on_when_credits_come(void)
 {
-	ping_pong_on_loops(0, 700000);
+	ping_pong_on_loops(0, 10, 700000);
 }
 
 struct goer {
