@@ -11,7 +11,9 @@
  */
 #include "dyntls.h"
 
+#include <dlfcn.h>
 #include <link.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +24,15 @@
 struct tls_index {
 	unsigned long module, offset;
 };
-/* The loader's; a static program has none, and no libraries either. */
-void *__tls_get_addr(struct tls_index *index) __attribute__((weak));
+/* The loader's __tls_get_addr; a static program has none, and no libraries. */
+static void *(*tls_get_addr)(struct tls_index *index);
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void
+find_loader(void)
+{
+	*(void **)&tls_get_addr = dlsym(RTLD_DEFAULT, "__tls_get_addr");
+}
 
 struct block {
 	uint64_t module;
@@ -91,7 +100,8 @@ taskrt__dyntls_save(void)
 {
 	size_t len = 0;
 
-	if (__tls_get_addr == NULL)
+	pthread_once(&once, find_loader);
+	if (tls_get_addr == NULL)
 		return DSM_OK;
 	if (find_blocks() != DSM_OK)
 		return DSM_ENOMEM;
@@ -112,7 +122,7 @@ taskrt__dyntls_save(void)
 		struct block *b = &blocks[i];
 		struct tls_index first = {b->module, 0};
 
-		b->at = __tls_get_addr(&first);
+		b->at = tls_get_addr(&first);
 		b->saved = save_area + len;
 		memcpy(b->saved, b->at, b->size);
 		len += b->size;
