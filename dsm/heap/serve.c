@@ -447,6 +447,16 @@ still_mapped(struct dsm_server *s, const struct copy *c, struct dsm_range *r_p)
 	return r_p->image_off + (c->addr - r_p->start) == c->image_off;
 }
 
+const uint8_t *
+dsm__server_copy(struct dsm_server *s, uint64_t addr)
+{
+	const struct copy *c = dsm__idtab_get(&s->by_addr, addr);
+	struct dsm_range r = {0};
+
+	return c != NULL && !c->unsent && still_mapped(s, c, &r) ? c->bytes
+	                                                         : NULL;
+}
+
 /* Read the pages of v[0..n) into the buffer: how many were there in a row. */
 static size_t
 read_batch(struct dsm_server *s, struct copy **v, size_t n)

@@ -58,6 +58,10 @@ void dsm__server_push(struct dsm_server *s, uint64_t start, uint64_t end,
                       size_t max_bytes, struct dsm_extents *updates,
                       struct dsm_wbuf *pages);
 
+/* What workers were given of the page at addr, outside the heap and as of now in this
+ * run; NULL: nothing, or what is kept of it is worthless. Valid until the next call. */
+const uint8_t *dsm__server_copy(struct dsm_server *s, uint64_t addr);
+
 /* Pages served so far, by message. */
 uint64_t dsm__server_pages_served(const struct dsm_server *s);
 

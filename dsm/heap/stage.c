@@ -344,6 +344,11 @@ struct commit {
 	size_t n_batch, batch_bytes;
 	struct dsm_client_race *races;
 	size_t races_cap, n_races;
+	/* Outside the heap: the page looked at last, and what is there now. */
+	const struct dsm_served *served;
+	uint64_t page;
+	const uint8_t *given; /* NULL: not known */
+	uint8_t now[DSM_PAGE];
 };
 
 static int
@@ -604,6 +609,44 @@ conflict_run(struct commit *c, uint64_t id, const struct dsm_write *w)
 	return DSM_OK;
 }
 
+static void
+look_at(struct commit *c, uint64_t page)
+{
+	const struct iovec to = {c->now, DSM_PAGE};
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr) */
+	const struct iovec from = {(void *)(uintptr_t)page, DSM_PAGE};
+
+	c->page = page;
+	c->given = c->served->page(c->served->ctx, page);
+	if (c->given != NULL && dsm__self_read(&to, &from, 1) != DSM_PAGE)
+		c->given = NULL;
+}
+
+static int
+outside_run(struct commit *c, uint64_t id, const struct dsm_write *w)
+{
+	uint64_t at = w->addr, end = w->addr + w->len;
+
+	while (at < end) {
+		uint64_t page = dsm__page_down(at), start = at;
+		uint64_t stop = page + DSM_PAGE < end ? page + DSM_PAGE : end;
+
+		if (page != c->page)
+			look_at(c, page);
+		if (c->given == NULL) {
+			at = stop;
+			continue;
+		}
+		while (at < stop && c->now[at - page] != c->given[at - page])
+			at++;
+		if (at > start)
+			add_race(c, id, start, at - start);
+		else
+			at++;
+	}
+	return DSM_OK;
+}
+
 /* --- memory outside the heap --- */
 
 static void
@@ -752,6 +795,57 @@ apply_all(struct commit *c, struct attempt **v, size_t n)
 	return err;
 }
 
+/* Those of the attempts that were staged: the others wrote nothing. */
+static struct attempt **
+staged(struct dsm_stage *s, const uint64_t *ids, size_t n, size_t *n_p)
+{
+	struct attempt **v = chunk_alloc(s, (n + 1) * sizeof(struct attempt *));
+
+	*n_p = 0;
+	for (size_t i = 0; i < n && v != NULL; i++) {
+		v[*n_p] = dsm__idtab_get(&s->attempts, ids[i]);
+		*n_p += v[*n_p] != NULL;
+	}
+	return v;
+}
+
+void
+dsm__stage_outside(struct dsm_stage *s, struct dsm_map *map,
+                   struct dsm_views *views, const uint64_t *attempts, size_t n,
+                   const struct dsm_served *served,
+                   struct dsm_client_race *races, size_t races_cap,
+                   size_t *n_races_p)
+{
+	struct dsm_error e;
+	struct commit c = {.s = s,
+	                   .map = map,
+	                   .views = views,
+	                   .e = &e,
+	                   .races = races,
+	                   .races_cap = races_cap,
+	                   .served = served};
+	struct attempt **v;
+	size_t n_wrote = 0;
+	int err = DSM_OK;
+
+	*n_races_p = 0;
+	if (s->attempts.n == 0)
+		return;
+	v = staged(s, attempts, n, &n_wrote);
+	if (v == NULL)
+		return;
+	if (views != NULL) {
+		c.heap_start = (uint64_t)(uintptr_t)dsm__views_base(views);
+		c.heap_end = c.heap_start + dsm__views_size(views);
+	}
+	for (size_t i = 0; i < n_wrote && err == DSM_OK; i++)
+		err = check_attempt(&c, v[i]);
+	for (size_t i = 0; i < n_wrote && err == DSM_OK; i++)
+		err = walk(&c, v[i], 0, outside_run, NULL);
+	reader_fini(&c.reader);
+	*n_races_p = err == DSM_OK ? c.n_races : 0;
+}
+
 int
 dsm__stage_commit(struct dsm_stage *s, struct dsm_map *map,
                   struct dsm_views *views, const uint64_t *attempts, size_t n,
@@ -776,17 +870,12 @@ dsm__stage_commit(struct dsm_stage *s, struct dsm_map *map,
 		*stats_p = c.stats;
 	if (s->attempts.n == 0)
 		return DSM_OK;
-	v = chunk_alloc(s, (n + 1) * sizeof(struct attempt *));
+	v = staged(s, attempts, n, &n_wrote);
 	if (v == NULL)
 		return dsm__fail(e, DSM_ENOMEM, "no memory for a commit");
 	if (views != NULL) {
 		c.heap_start = (uint64_t)(uintptr_t)dsm__views_base(views);
 		c.heap_end = c.heap_start + dsm__views_size(views);
-	}
-	/* An attempt that was never staged wrote nothing. */
-	for (size_t i = 0; i < n; i++) {
-		v[n_wrote] = dsm__idtab_get(&s->attempts, attempts[i]);
-		n_wrote += v[n_wrote] != NULL;
 	}
 	err = check_all(&c, v, n_wrote);
 	if (err == DSM_OK && n_wrote > 0)

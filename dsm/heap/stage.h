@@ -66,6 +66,22 @@ int dsm__stage_commit(struct dsm_stage *s, struct dsm_map *map,
                       size_t *n_races_p, struct dsm_extents *changed,
                       struct dsm_commit_stats *stats_p, struct dsm_error *e);
 
+/*
+ * Conflicts with the program outside the heap, before dsm__stage_commit: bytes that
+ * the attempts wrote and that are not what tasks were given (served: contents of a
+ * page, NULL: not known). *n_races_p: those listed. What is malformed is left to
+ * commit to complain about.
+ */
+struct dsm_served {
+	const uint8_t *(*page)(void *ctx, uint64_t addr);
+	void *ctx;
+};
+void dsm__stage_outside(struct dsm_stage *s, struct dsm_map *map,
+                        struct dsm_views *views, const uint64_t *attempts,
+                        size_t n, const struct dsm_served *served,
+                        struct dsm_client_race *races, size_t races_cap,
+                        size_t *n_races_p);
+
 /* For race reports: the bytes attempt wrote in [addr, addr+len), up to cap.
  * Returns how many were found contiguous from addr. */
 size_t dsm__stage_peek(const struct dsm_stage *s, uint64_t attempt,

@@ -565,6 +565,39 @@ note_client_races(struct outcome *o, const struct dsm_client_race *races,
 	o->error.text[0] = '\0'; /* the report makes one of the races */
 }
 
+/* Nobody but us can have written when nobody else runs. */
+static int
+program_ran_on(const struct taskrt_run *run)
+{
+	return run->job.async || !run->exclusive;
+}
+
+static const uint8_t *
+served_page(void *server, uint64_t addr)
+{
+	return dsm__server_copy(server, addr);
+}
+
+/* Drive lock held: did the program write outside the heap where tasks did? The page
+ * server knows what they were given. */
+static void
+look_outside(struct taskrt_run *run, struct outcome *o)
+{
+	struct taskrt__session *s = run->session;
+	const struct dsm_served served = {served_page, s->server};
+	struct dsm_client_race races[CLIENT_RACES_MAX];
+	size_t n, n_races;
+	uint64_t *ids;
+
+	if (accepted_ids(&o->verdict.accepted, &ids, &n) != DSM_OK)
+		return; /* commit meets it again */
+	dsm__stage_outside(run->stage, s->heap->map, s->heap->views, ids, n,
+	                   &served, races, CLIENT_RACES_MAX, &n_races);
+	free(ids);
+	if (n_races > 0)
+		note_client_races(o, races, n_races);
+}
+
 /* Heap lock held. */
 static int
 apply(struct taskrt_run *run, struct outcome *o, const uint64_t *ids, size_t n,
@@ -575,8 +608,7 @@ apply(struct taskrt_run *run, struct outcome *o, const uint64_t *ids, size_t n,
 	size_t n_races = 0;
 	struct dsm_extents changed = {0};
 	struct dsm_commit_stats stats = {0};
-	/* Nobody but us can have written when nobody else runs. */
-	int look = run->job.async || !run->exclusive;
+	int look = program_ran_on(run);
 
 	int err =
 	    dsm__stage_commit(run->stage, s->heap->map, s->heap->views, ids, n,
@@ -714,10 +746,17 @@ taskrt__run_finish(struct taskrt__client *c)
 	if (!run->job.async)
 		dsm__loop_leave(s->loop);
 	read_verdict(run, &o);
-	dsm__heap_lock(s->heap);
 	/* The verdict names attempts only where their results may be kept. */
-	if (run->verdict.len > 0 &&
-	    (o.error.code == DSM_OK || run->keep_partial))
+	int keep = run->verdict.len > 0 &&
+	           (o.error.code == DSM_OK || run->keep_partial);
+	if (keep && program_ran_on(run)) {
+		dsm__loop_lock(s->loop);
+		look_outside(run, &o);
+		dsm__loop_unlock(s->loop);
+		keep = o.n_client_races == 0;
+	}
+	dsm__heap_lock(s->heap);
+	if (keep)
 		commit(run, &o);
 	dsm__heap_run_end(s->heap);
 	dsm__heap_unlock(s->heap);

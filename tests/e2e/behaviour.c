@@ -1616,6 +1616,42 @@ a_race_with_the_program_names_the_task(void)
 	dsm_free(p);
 }
 
+static int outside[4 * PAGE / sizeof(int)];
+
+static void
+set_outside(void *arg)
+{
+	(void)arg;
+	outside[PAGE / 4 + 100] = 1;
+}
+
+static void
+outside_the_heap_such_a_race_is_found_too(void)
+{
+	int *own = outside + PAGE / 4; /* in a page of its own, but for that */
+	struct taskrt_task t[3] = {
+	    {nested, &outside[2]}, {set_outside, NULL}, {nested, &outside[1]}};
+	struct taskrt_run *run;
+
+	/* From now on it is known what tasks are given of that page. */
+	CHECK(taskrt_run(t, 3, NULL) == 0);
+	CHECK(own[100] == 1);
+	own[100] = 0;
+	CHECK(taskrt_start(t, 3, NULL, &run) == 0);
+	own[100] = 5;
+	CHECK(taskrt_wait(run) == TASKRT_ERACE);
+	const struct taskrt_report *r = taskrt_report();
+	CHECK(r->n_races == 1);
+	CHECK(r->races[0].task_a == 1 && r->races[0].task_b == TASKRT_CLIENT);
+	CHECK(r->races[0].addr == (void *)&own[100]);
+	CHECK(own[100] == 5);
+	/* A neighbour of it is none. */
+	CHECK(taskrt_start(t, 3, NULL, &run) == 0);
+	own[101] = 6;
+	CHECK(taskrt_wait(run) == 0);
+	CHECK(own[100] == 1 && own[101] == 6);
+}
+
 static void
 a_second_launch_commits_the_first(void)
 {
@@ -1952,6 +1988,7 @@ static const struct {
     CASE(an_asynchronous_run_sees_the_launch_state),
     CASE(a_byte_of_a_task_and_the_program_is_a_race),
     CASE(a_race_with_the_program_names_the_task),
+    CASE(outside_the_heap_such_a_race_is_found_too),
     CASE(a_second_launch_commits_the_first),
     CASE(a_cancelled_run_changes_nothing),
     CASE(several_threads_may_launch),

@@ -663,6 +663,54 @@ test_a_race_with_the_program_has_the_task_of_its_pair(void)
 	tear_down(&f);
 }
 
+/* What tasks were given: the fixture's other memory as it was at first, but for
+ * one page that nobody asked for. */
+static const uint8_t *
+given_page(void *ctx, uint64_t addr)
+{
+	static uint8_t page[DSM_PAGE];
+	const struct fixture *f = ctx;
+
+	memset(page, 'o', sizeof(page));
+	return addr == addr_of(f->other + 2 * DSM_PAGE) ? NULL : page;
+}
+
+static void
+test_outside_the_heap_what_tasks_were_given_tells_of_races(void)
+{
+	struct fixture f;
+	struct set a = {0}, b = {0};
+	const uint64_t ids[] = {1, 2, 3};
+	struct dsm_client_race races[4];
+	size_t n = 9;
+
+	set_up(&f);
+	const struct dsm_served served = {given_page, &f};
+	set_add(&a, f.heap, 0, 10, 'a');
+	set_add(&a, f.other, 4090, 6, 'a');
+	set_add(&a, f.other + DSM_PAGE, 0, 10, 'a');
+	stage_set(&f, 1, 0, 1, &a);
+	set_add(&b, f.other + 2 * DSM_PAGE, 0, 10, 'b');
+	stage_set(&f, 2, 0, 1, &b);
+	dsm__stage_outside(f.stage, f.map, f.views, ids, 3, &served, races, 4,
+	                   &n);
+	MUST_BE(n, 0);
+	f.heap[3] = 'p';             /* not outside */
+	f.other[100] = 'p';          /* no task wrote there */
+	f.other[2 * DSM_PAGE] = 'p'; /* not known what was given */
+	f.other[4095] = f.other[4096] = 'p';
+	f.other[DSM_PAGE + 8] = 'p';
+	dsm__stage_outside(f.stage, f.map, f.views, ids, 3, &served, races, 4,
+	                   &n);
+	MUST_BE(n, 2);
+	MUST_BE(races[0].attempt, 1);
+	MUST_BE(races[0].addr, addr_of(f.other + 4095));
+	MUST_BE(races[0].len, 2);
+	MUST_BE(races[1].addr, addr_of(f.other + DSM_PAGE + 8));
+	MUST_BE(races[1].len, 1);
+	tear_down(&f);
+}
+
 static void
 test_without_a_conflict_an_asynchronous_commit_is_applied(void)
 {
@@ -727,5 +775,6 @@ SUITE(dsm_heap_stage, "dsm.heap.stage",
       T(test_memory_that_vanished_during_the_run_takes_the_commit_back),
       T(test_a_byte_that_the_program_wrote_too_is_a_race),
       T(test_a_race_with_the_program_has_the_task_of_its_pair),
+      T(test_outside_the_heap_what_tasks_were_given_tells_of_races),
       T(test_without_a_conflict_an_asynchronous_commit_is_applied),
       T(test_peek_shows_what_an_attempt_wrote));
