@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.." || exit 2
 
 program=$BUILD/tests/e2e/cluster
 beat=300 # milliseconds; five of them without a word: lost
-options=(--heartbeat $beat --stopped 8)
+options=(--heartbeat "$beat" --stopped 8)
 mkdir "$tmp/tmp"
 export TMPDIR=$tmp/tmp # what a daemon leaves there, we see
 
@@ -19,15 +19,6 @@ launch() {
 	shift
 	start "$log" env TASKRT_COORDINATOR="$addr" TASKRT_WAIT=10 \
 		"$program" "$@"
-}
-
-result_is() { # LOG N PATTERN - of its run N
-	grep -q "^run $2: $3" "$tmp/$1.log"
-}
-
-# came LOG N SECONDS PATTERN - run N's line is there in time and like this.
-came() {
-	soon "$3" says "$1" "^run $2: " && result_is "$1" "$2" "$4"
 }
 
 right='code 0 right'
@@ -78,12 +69,6 @@ silent_for() { # SECONDS - the only program has been, and has a run
 restart_coordinator() {
 	start coordinator "$bin/taskrt-coordinator" --listen "$addr" \
 		"${options[@]}"
-}
-
-# slay PID - and let the shell be silent about it.
-slay() {
-	kill -KILL "$1"
-	wait "$1" 2>/dev/null
 }
 
 # --- nobody there ---

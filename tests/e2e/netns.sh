@@ -52,18 +52,10 @@ machines() {
 	pair w 1 && pair c 2 && forward 0
 }
 
-# cases LABEL MACHINE COORDINATOR - behaviour.c there.
-cases() {
-	local label=$1 machine=$2 coordinator=$3 out=$tmp/cases.log status
-	LABEL=$label TASKRT_COORDINATOR=$coordinator inside "$machine" \
-		timeout -k 5 100 "$BUILD/tests/e2e/behaviour" -scattered \
-		>"$out" 2>&1
-	status=$?
-	grep '^  ' "$out"
-	[ "$status" -eq 0 ] || {
-		bad=1
-		grep -q '^  FAIL' "$out" || fail "$label" "status $status"
-	}
+# behaviour LABEL MACHINE COORDINATOR - behaviour.c there.
+behaviour() {
+	cases "$1" nsenter --net="/run/netns/$ns-$2" env \
+		TASKRT_COORDINATOR="$3" "$BUILD/tests/e2e/behaviour" -scattered
 }
 
 # launch LOG MACHINE COORDINATOR STEP... - cluster.c there, in the background.
@@ -73,10 +65,6 @@ launch() {
 	start "$log" nsenter --net="/run/netns/$ns-$machine" env \
 		TASKRT_COORDINATOR="$coordinator" TASKRT_WAIT=20 \
 		TASKRT_STAT=1 "$BUILD/tests/e2e/cluster" "$@"
-}
-
-came() { # LOG N SECONDS PATTERN - run N's line is there in time and like this
-	soon "$3" says "$1" "^run $2: " && says "$1" "^run $2: $4"
 }
 
 # The worker's machine's connections with others than the coordinator.
@@ -149,12 +137,12 @@ check "a worker joins over the network" soon 10 has_workers 1
 # --- program beside the coordinator ---
 
 in_between "beside" k "$near" direct
-cases "beside" k "$near"
+behaviour "beside" k "$near"
 
 # --- program on a third machine, no route to it ---
 
 in_between "no route" c "$far" relay
-cases "no route" c "$far"
+behaviour "no route" c "$far"
 
 # --- a route, but nobody forwards: silence, not an error ---
 

@@ -193,6 +193,20 @@ none_of() { # PID... - not one is left; a zombie is none
 	done
 }
 
+# Of cluster.c in the background; LOG is where it writes to.
+result_is() { # LOG N PATTERN - of its run N
+	grep -q "^run $2: $3" "$tmp/$1.log"
+}
+
+came() { # LOG N SECONDS PATTERN - run N's line is there in time and like this
+	soon "$3" says "$1" "^run $2: " && result_is "$1" "$2" "$4"
+}
+
+slay() { # PID - and let the shell be silent about it
+	kill -KILL "$1"
+	wait "$1" 2>/dev/null
+}
+
 descendants() { # PID...
 	local p children
 	for p; do
