@@ -18,9 +18,10 @@
 #include "../dsm/transport/verbs.h"
 #include "../dsm/transport/verbs_lib.h"
 
-/* Streaming: more in flight, or larger ones, are not faster. */
-#define READ_BYTES (UINT64_C(64) << 10)
-#define IN_FLIGHT 16u
+/* How to stream best depends on the device; tried before the first stream. */
+#define READ_BYTES_MAX (UINT64_C(256) << 10)
+#define IN_FLIGHT_MAX 16u
+#define TRIAL_BYTES (UINT64_C(2) << 20)
 #define TARGET_BYTES (UINT64_C(8) << 20) /* that READs go to, round and round */
 
 /* What an end tells the other one. */
@@ -135,13 +136,13 @@ set_up(struct end *e, size_t len)
 	struct ibv_device_attr device;
 	struct ibv_pd *pd = e->lib->alloc_pd(e->context);
 
-	e->cq = e->lib->create_cq(e->context, IN_FLIGHT * 2, NULL, NULL, 0);
+	e->cq = e->lib->create_cq(e->context, IN_FLIGHT_MAX * 2, NULL, NULL, 0);
 	if (pd == NULL || e->cq == NULL ||
 	    e->lib->query_device(e->context, &device) != 0)
 		bench_die("verbs floor: no completion queue: %s",
 		          strerror(errno));
 	init.send_cq = init.recv_cq = e->cq;
-	init.cap = (struct ibv_qp_cap){IN_FLIGHT, 1, 1, 1, 0};
+	init.cap = (struct ibv_qp_cap){IN_FLIGHT_MAX, 1, 1, 1, 0};
 	e->qp = e->lib->create_qp(pd, &init);
 	e->mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
 	              MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -154,8 +155,8 @@ set_up(struct end *e, size_t len)
 		bench_die("verbs floor: cannot register %zu KiB: %s", len >> 10,
 		          strerror(errno));
 	e->n_reads = (uint32_t)device.max_qp_rd_atom;
-	if (e->n_reads > IN_FLIGHT)
-		e->n_reads = IN_FLIGHT;
+	if (e->n_reads > IN_FLIGHT_MAX)
+		e->n_reads = IN_FLIGHT_MAX;
 	e->card.base = (uintptr_t)e->mem;
 	e->card.rkey = e->mr->rkey;
 	e->card.qpn = e->qp->qp_num;
@@ -248,7 +249,7 @@ start(void)
 	p.fd = bench_peer_unix(serve_reads, NULL);
 	if (!open_device(&reader, 1))
 		bench_skip("no RDMA device with an active port");
-	set_up(&reader, READ_BYTES * IN_FLIGHT);
+	set_up(&reader, READ_BYTES_MAX * IN_FLIGHT_MAX);
 	if (!exchange(p.fd, &reader.card, &target))
 		bench_die("verbs floor: the other end is gone");
 	connect_to(&reader, &target);
@@ -310,21 +311,46 @@ read_pages(size_t n)
 	return median;
 }
 
+/* n_reads of n bytes in flight. */
 static double
-read_stream(size_t len)
+stream(size_t len, size_t bytes, size_t n_reads)
 {
-	size_t n = len / READ_BYTES, posted = 0;
-	uint64_t start = dsm__now();
+	size_t n = len / bytes, posted = 0;
+	uint64_t begin = dsm__now();
 
 	for (size_t done = 0; done < n; done++) {
-		while (posted < n && posted < done + reader.n_reads) {
-			post_read(posted * READ_BYTES % TARGET_BYTES,
-			          posted % IN_FLIGHT * READ_BYTES, READ_BYTES);
+		while (posted < n && posted < done + n_reads) {
+			post_read(posted * bytes % TARGET_BYTES,
+			          posted % n_reads * bytes, bytes);
 			posted++;
 		}
 		wait_read();
 	}
-	return (double)(dsm__now() - start);
+	return (double)(dsm__now() - begin);
+}
+
+static double
+read_stream(size_t len)
+{
+	static size_t bytes, n_reads;
+	double best = 0;
+	int chosen = bytes > 0;
+
+	for (size_t b = DSM_PAGE; !chosen && b <= READ_BYTES_MAX; b *= 4) {
+		for (size_t k = 1; k <= reader.n_reads; k *= 2) {
+			double ns = stream(TRIAL_BYTES, b, k);
+
+			if (best > 0 && ns >= best)
+				continue;
+			best = ns;
+			bytes = b;
+			n_reads = k;
+		}
+	}
+	if (best > 0)
+		bench_note("floor: %zu READs of %zu KiB in flight", n_reads,
+		           bytes >> 10);
+	return stream(len, bytes, n_reads);
 }
 
 const struct bench_wire bench_verbs = {start, read_pages, read_stream,
