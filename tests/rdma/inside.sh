@@ -19,4 +19,5 @@ part "smoke test over TCP in the guest" \
 	env TASKRT_TRANSPORT=tcp tests/e2e/run.sh smoke
 part "a changing heap over RDMA" \
 	env CHURN=verbs CHURN_ROUNDS=5 tests/e2e/run.sh churn
+part "e2e over RDMA" env RDMA_CUT=va tests/e2e/run.sh verbs
 result
