@@ -187,7 +187,10 @@ request_ahead(struct space_range *r, uint64_t addr, uint32_t n,
 	if (w.n == 0)
 		return DSM_OK;
 	ft.ahead = w;
-	return request(&ft.ahead, before);
+	err = request(&ft.ahead, before);
+	if (err == DSM_OK && w.rkey != 0 && before->rkey != 0)
+		err = direct_look_ahead(&ft, &w, r->r.end);
+	return err;
 }
 
 static uint64_t

@@ -14,42 +14,97 @@
 #include "fetch_priv.h"
 
 #define PIECE_PAGES 16u
+#define LOOK_AHEAD 8u /* windows */
+
+static int
+ask_key(struct fetch *ft, uint64_t addr, uint64_t len)
+{
+	struct dsm_msg_ask_key ask = {.addr = addr, .len = len};
+	int err;
+
+	dsm__wbuf_reset(&ft->w);
+	err = dsm__encode_ask_key(&ft->w, &ask);
+	if (err == DSM_OK)
+		err = message_send(ft, DSM_MSG_ASK_KEY);
+	ft->p.counters->keys_asked++;
+	ft->asking = err == DSM_OK;
+	ft->asking_run = ft->run;
+	return err;
+}
 
 int
-direct_plan(struct fetch *ft, struct window *w, int may_ask)
+direct_hear(struct fetch *ft)
 {
-	const struct dsm_rec_region *r = keys_find(&ft->keys, w->addr);
-	struct dsm_msg_ask_key ask = {.addr = w->addr, .len = w->n * DSM_PAGE};
 	struct dsm_msg_regions m;
 	struct dsm_frame f;
 	int err;
 
+	if (!ft->asking)
+		return DSM_OK;
+	ft->asking = 0;
+	err = message_answer(ft, DSM_MSG_REGIONS, &f);
+	if (err == DSM_OK)
+		err = dsm__decode_regions(f.body, f.len, &m);
+	if (err == DSM_OK)
+		err = keys_add(&ft->keys, &m.regions);
+	/* Without a key then: perhaps with one by now. */
+	if (err == DSM_OK && ft->asking_run != ft->run)
+		keys_new_run(&ft->keys);
+	return err;
+}
+
+/* NULL with DSM_OK: the client would have to be asked, and must not. */
+static int
+find_region(struct fetch *ft, uint64_t addr, uint64_t len, int may_ask,
+            const struct dsm_rec_region **r_p)
+{
+	int err = DSM_OK;
+
+	*r_p = keys_find(&ft->keys, addr);
+	if (*r_p == NULL && ft->asking) {
+		err = direct_hear(ft);
+		*r_p = keys_find(&ft->keys, addr);
+	}
+	if (*r_p != NULL || !may_ask || err != DSM_OK)
+		return err;
+	err = ask_key(ft, addr, len);
+	if (err == DSM_OK)
+		err = direct_hear(ft);
+	*r_p = keys_find(&ft->keys, addr);
+	/* Else it has answered something else. */
+	return err == DSM_OK && *r_p == NULL ? DSM_EPROTO : err;
+}
+
+int
+direct_plan(struct fetch *ft, struct window *w, int may_ask)
+{
+	const struct dsm_rec_region *r;
+	int err = find_region(ft, w->addr, w->n * DSM_PAGE, may_ask, &r);
+
+	if (err != DSM_OK)
+		return err;
 	if (r == NULL) {
-		if (!may_ask) {
-			w->n = 0;
-			return DSM_OK;
-		}
-		dsm__wbuf_reset(&ft->w);
-		err = dsm__encode_ask_key(&ft->w, &ask);
-		ft->p.counters->keys_asked++;
-		if (err == DSM_OK)
-			err = message_ask(ft, DSM_MSG_ASK_KEY, DSM_MSG_REGIONS,
-			                  &f);
-		if (err == DSM_OK)
-			err = dsm__decode_regions(f.body, f.len, &m);
-		if (err == DSM_OK)
-			err = keys_add(&ft->keys, &m.regions);
-		if (err != DSM_OK)
-			return err;
-		r = keys_find(&ft->keys, w->addr);
-		if (r == NULL)
-			return DSM_EPROTO; /* it answered something else */
+		w->n = 0;
+		return DSM_OK;
 	}
 	if (w->n > (r->end - w->addr) / DSM_PAGE)
 		w->n = (uint32_t)((r->end - w->addr) / DSM_PAGE);
 	w->rkey = r->rkey;
 	w->remote = r->remote + (w->addr - r->start);
 	return DSM_OK;
+}
+
+int
+direct_look_ahead(struct fetch *ft, const struct window *w, uint64_t end)
+{
+	const struct dsm_rec_region *r = keys_find(&ft->keys, w->addr);
+	uint64_t window = w->n * DSM_PAGE;
+
+	if (ft->asking || r == NULL || r->end >= end ||
+	    r->end - w->addr > (1 + LOOK_AHEAD) * window ||
+	    keys_find(&ft->keys, r->end) != NULL)
+		return DSM_OK;
+	return ask_key(ft, r->end, window);
 }
 
 /* Start what can be under way besides the rest. 1: all of it is. */

@@ -2,8 +2,8 @@
 #include "fetch_priv.h"
 #include "vdso.h"
 
-static int
-send_scratch(struct fetch *ft, unsigned type)
+int
+message_send(struct fetch *ft, unsigned type)
 {
 	struct iovec iov = {ft->w.ptr, ft->w.len};
 
@@ -17,12 +17,16 @@ message_request(struct fetch *ft, const struct window *w)
 	    .run = ft->run, .addr = w->addr, .n_pages = w->n};
 	int err;
 
+	/* Frames come in the order in which they were asked for. */
+	err = direct_hear(ft);
+	if (err != DSM_OK)
+		return err;
 	dsm__wbuf_reset(&ft->w);
 	err = dsm__encode_read(&ft->w, &m);
 	if (err != DSM_OK)
 		return err;
 	ft->p.counters->fetches++;
-	return send_scratch(ft, DSM_MSG_READ);
+	return message_send(ft, DSM_MSG_READ);
 }
 
 /* Windows from this on are not received in one piece. */
@@ -118,14 +122,20 @@ message_take(struct fetch *ft, struct window *w, const struct space_range *r,
 }
 
 int
+message_answer(struct fetch *ft, unsigned reply, struct dsm_frame *f_p)
+{
+	int err = next_frame(ft, 0, f_p);
+
+	return err == DSM_OK && f_p->type != reply ? DSM_EPROTO : err;
+}
+
+int
 message_ask(struct fetch *ft, unsigned type, unsigned reply,
             struct dsm_frame *f_p)
 {
-	int err = send_scratch(ft, type);
+	int err = direct_hear(ft);
 
 	if (err == DSM_OK)
-		err = next_frame(ft, 0, f_p);
-	if (err == DSM_OK && f_p->type != reply)
-		err = DSM_EPROTO;
-	return err;
+		err = message_send(ft, type);
+	return err == DSM_OK ? message_answer(ft, reply, f_p) : err;
 }

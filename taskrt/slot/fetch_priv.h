@@ -36,7 +36,10 @@ struct fetch {
 	struct dsm_stream stream;
 	struct dsm_wbuf w, table; /* scratch; answer to ASK */
 	struct keys keys;
-	unsigned half;                 /* of the ring: the next window's */
+	unsigned half; /* of the ring: the next window's */
+	/* A REGIONS is due, for that run; no window is under way by message. */
+	int asking;
+	uint64_t asking_run;
 	struct dsm_rec_advice *advice; /* ascending */
 	uint32_t n_advice;
 };
@@ -48,8 +51,11 @@ int message_request(struct fetch *ft, const struct window *w);
  * is less then, perhaps 0. */
 int message_take(struct fetch *ft, struct window *w,
                  const struct space_range *r, uint32_t upto);
-/* Send ft->w and receive the answer, which must be of type `reply`. Nothing that
- * will be answered may be under way by message. */
+/* Send ft->w; the answer, which must be of type `reply`, is the next frame. */
+int message_send(struct fetch *ft, unsigned type);
+int message_answer(struct fetch *ft, unsigned reply, struct dsm_frame *f_p);
+/* Both; a REGIONS that is due is taken first. Nothing else that will be answered
+ * may be under way by message. */
 int message_ask(struct fetch *ft, unsigned type, unsigned reply,
                 struct dsm_frame *f_p);
 
@@ -63,6 +69,15 @@ int direct_plan(struct fetch *ft, struct window *w, int may_ask);
 /* Start reading; `before` is under way, too (NULL: nothing is). */
 int direct_request(struct fetch *ft, struct window *w,
                    const struct window *before);
+/*
+ * w, a window of a sequential reader, comes near the end of what is registered
+ * together: ask for what lies behind, without waiting, for the client takes
+ * milliseconds to register it. end: of the heap. No window may be under way by
+ * message.
+ */
+int direct_look_ahead(struct fetch *ft, const struct window *w, uint64_t end);
+/* Take the REGIONS that is due, if there is one. */
+int direct_hear(struct fetch *ft);
 /* Publish w's pages until `upto` are done. next: the window after it, or NULL. */
 int direct_take(struct fetch *ft, struct window *w, struct window *next,
                 uint32_t upto);

@@ -37,6 +37,7 @@ static struct {
 	unsigned n_reads, n_asked;
 	uint32_t most_pages;
 	int answer_elsewhere;
+	unsigned n_told; /* parts in an answer */
 
 	/* READs under way */
 	struct pending queue[64];
@@ -92,7 +93,7 @@ serve_ask_key(const struct dsm_frame *f)
 		return;
 	rg.n_asked++;
 	part = (q.addr - HEAP_AT) / DSM_PAGE / PART_PAGES + rg.answer_elsewhere;
-	for (uint64_t i = part; i < part + 2; i++) {
+	for (uint64_t i = part; i < part + rg.n_told; i++) {
 		uint64_t lo = i * PART_PAGES * DSM_PAGE;
 		struct dsm_rec_region r = {
 		    .start = HEAP_AT + lo,
@@ -182,6 +183,7 @@ begin(int with_direct)
 
 	memset(&rg, 0, sizeof(rg));
 	rg.limit = 64;
+	rg.n_told = 2;
 	rg.fail_after = -1;
 	rg.heap = malloc(PAGES * DSM_PAGE);
 	rg.ring = malloc(FETCH_RING);
@@ -526,6 +528,80 @@ test_settling_leaves_no_read_under_way(void)
 	end();
 }
 
+/* Fault by fault, until the client is asked for the second time. */
+static uint64_t
+read_until_asked_again(void)
+{
+	uint64_t page;
+
+	rg.n_told = 1;
+	for (page = 0; rg.counters.keys_asked < 2; page++) {
+		MUST(page < PART_PAGES);
+		if (!is_present(page))
+			MUST_BE(get(page), FETCH_GOT);
+	}
+	return page;
+}
+
+static void
+test_a_reader_asks_for_the_next_key_before_it_is_there(void)
+{
+	uint64_t page;
+
+	begin(1);
+	page = read_until_asked_again();
+	/* With room to go, and nothing waits for the answer. */
+	MUST(page < PART_PAGES - 32);
+	MUST(rg.n_queue > 0);
+	for (; page < PART_PAGES + 30; page++)
+		if (!is_present(page))
+			MUST_BE(get(page), FETCH_GOT);
+	MUST_OK(fetch_settle());
+	for (page = 0; page < PART_PAGES + 30; page++)
+		must_have(page);
+	MUST(rg.counters.keys_asked <= 3);
+	MUST(rg.counters.pages_rdma >= PART_PAGES + 30);
+	end();
+}
+
+static void
+test_messages_work_while_a_key_is_asked_for(void)
+{
+	begin(1);
+	read_until_asked_again();
+	rg.range.r.kind = DSM_RANGE_ANON;
+	MUST_BE(get(PAGES - 1), FETCH_GOT);
+	must_have(PAGES - 1);
+	rg.range.r.kind = DSM_RANGE_HEAP;
+	MUST_BE(get(PART_PAGES + 100), FETCH_GOT);
+	must_have(PART_PAGES + 100);
+	MUST_BE(rg.counters.keys_asked, 2);
+	MUST_BE(rg.counters.fetches, 1);
+	MUST_OK(fetch_settle());
+	end();
+}
+
+/* "No key in this run" that was said of another run. */
+static void
+test_a_late_answer_without_a_key_is_not_kept_for_the_next_run(void)
+{
+	uint64_t page;
+
+	begin(1);
+	fetch_set_run(RUN - 1);
+	rg.n_told = 1;
+	for (page = PART_PAGES; rg.counters.keys_asked < 2; page++) {
+		MUST(page < UINT64_C(2) * PART_PAGES);
+		if (!is_present(page))
+			MUST_BE(get(page), FETCH_GOT);
+	}
+	MUST_OK(fetch_settle());
+	fetch_set_run(RUN);
+	MUST_BE(get(UINT64_C(2) * PART_PAGES), FETCH_GOT);
+	MUST_BE(rg.counters.keys_asked, 3);
+	end();
+}
+
 static void
 test_a_read_that_fails_loses_the_slot_and_leaves_its_claim_to_be_seen(void)
 {
@@ -612,6 +688,9 @@ SUITE(taskrt_slot_fetch, "taskrt.slot.fetch",
       T(test_a_window_ends_where_its_advice_does),
       T(test_advice_that_makes_no_sense_is_refused),
       T(test_settling_leaves_no_read_under_way),
+      T(test_a_reader_asks_for_the_next_key_before_it_is_there),
+      T(test_messages_work_while_a_key_is_asked_for),
+      T(test_a_late_answer_without_a_key_is_not_kept_for_the_next_run),
       T(test_a_read_that_fails_loses_the_slot_and_leaves_its_claim_to_be_seen),
       T(test_what_a_failed_scan_had_claimed_can_be_reclaimed),
       T(test_a_client_that_answers_about_other_addresses_is_lost),
