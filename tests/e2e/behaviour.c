@@ -1303,20 +1303,23 @@ advice_changes_how_pages_travel_and_no_result(void)
 	struct taskrt_counters c;
 	int local;
 
-	/* The first run brings code and whatever else there is. */
+	/* Some pages may be there: they lie beside what other tasks used. The
+	 * first run brings code and whatever else there is. */
 	CHECK(read_with(DSM_NORMAL).tasks == 1);
 	c = read_with(DSM_RANDOM);
 	CHECK(c.tasks == 1);
 	if (elsewhere)
-		CHECK(c.faults_heap_read >= ADVISED_PAGES);
+		CHECK(c.faults_heap_read > ADVISED_PAGES * 9 / 10);
 	c = read_with(DSM_SEQUENTIAL);
 	CHECK(c.tasks == 1);
 	if (elsewhere)
-		CHECK(c.pages_fetched >= ADVISED_PAGES && c.fetches < 20);
+		CHECK(c.pages_fetched > ADVISED_PAGES * 9 / 10 &&
+		      c.fetches < 20);
 	c = read_with(DSM_WILLNEED);
 	CHECK(c.tasks == 1);
 	if (elsewhere)
-		CHECK(c.pages_fetched < 50 && c.pages_updated >= ADVISED_PAGES);
+		CHECK(c.pages_fetched < 50 &&
+		      c.pages_updated > ADVISED_PAGES * 9 / 10);
 	CHECK(dsm_advise(&local, 4, DSM_RANDOM) == DSM_EINVAL);
 	CHECK(dsm_advise(NULL, 1, DSM_RANDOM) == DSM_EINVAL);
 	void *p = dsm_malloc(10);
