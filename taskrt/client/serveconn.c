@@ -226,9 +226,8 @@ on_hello(struct taskrt__serveconn *c, const struct dsm_frame *f)
 		refuse(c, DSM_EAUTH, "not a slot of this session");
 	else if (verbs_only(c) && c->kind == TASKRT__LINK_RELAYED)
 		refuse(c, DSM_EINCOMPAT,
-		       "the program insists on verbs, and a relayed connection "
-		       "cannot be that: let workers reach the program directly "
-		       "(taskrt-coordinator --insecure)");
+		       "a relay cannot do verbs (taskrt-coordinator --insecure "
+		       "lets workers reach the program directly)");
 	else if (verbs_only(c) && (m.features & DSM_FEATURE_VERBS) == 0)
 		refuse(c, DSM_EINCOMPAT,
 		       "the program insists on verbs, but this worker does not "
