@@ -8,7 +8,7 @@ bad=0
 files() {
 	git ls-files -co --exclude-standard "$@"
 }
-mapfile -t code < <(files '*.c' '*.h')
+mapfile -t code < <(files '*.c' '*.h' '*.cpp' '*.hpp')
 mapfile -t scripts < <(files '*.sh' '*.bash' .ci/run)
 mapfile -t pages < <(files 'doc/man/*')
 

@@ -1358,7 +1358,7 @@ memory_that_the_program_keeps_is_out_of_reach(void)
 	void (*bad[2])(void *) = {peek, poke};
 
 	CHECK(m != MAP_FAILED);
-	strcpy(m + PAGE + 8, "the password");
+	memcpy(m + PAGE + 8, "the password", 13);
 	CHECK(taskrt_private(m + PAGE, 2 * PAGE) == 0);
 	for (int round = 0; round < 2; round++) {
 		for (int i = 0; i < 2; i++) {

@@ -24,8 +24,14 @@ struct Shape {
 };
 struct Square : Shape {
 	double side;
-	explicit Square(double s) : side(s) {}
-	double area() const override { return side * side; }
+	explicit Square(double s) : side(s)
+	{
+	}
+	double
+	area() const override
+	{
+		return side * side;
+	}
 };
 
 struct World {
@@ -63,7 +69,8 @@ report(const char *name, bool good)
 	const char *label = std::getenv("LABEL");
 
 	std::printf("  %s %s%s%s\n", good ? "ok" : "FAIL",
-	    label != nullptr ? label : "", label != nullptr ? ": " : "", name);
+	            label != nullptr ? label : "", label != nullptr ? ": " : "",
+	            name);
 	failures += !good;
 }
 
@@ -84,14 +91,14 @@ growth_in_a_task(int round)
 	if (!good)
 		taskrt_report_print(stderr);
 	good = good && w.values.size() == 2000 && w.names.size() == 2 &&
-	    w.names[5] == "five" && w.result == 21 &&
-	    std::is_sorted(w.values.begin(), w.values.begin() + 1000) &&
-	    w.text.size() > 60 &&
-	    w.text.compare(w.text.size() - 8, 8, "(thrown)") == 0;
+	       w.names[5] == "five" && w.result == 21 &&
+	       std::is_sorted(w.values.begin(), w.values.begin() + 1000) &&
+	       w.text.size() > 60 &&
+	       w.text.compare(w.text.size() - 8, 8, "(thrown)") == 0;
 	/* What the task allocated is freed here, with World. */
 	report(round == 0 ? "containers_grow_in_a_task"
 	                  : "containers_grow_again_after_being_freed",
-	    good);
+	       good);
 }
 
 static void
@@ -112,7 +119,7 @@ library_objects_in_the_program_are_private()
 	int err = taskrt_run(tasks, 2, nullptr);
 
 	report("std_cout_and_optind_are_private_to_a_task",
-	    err == 0 && std::cout.precision() == 6 && optind == 1);
+	       err == 0 && std::cout.precision() == 6 && optind == 1);
 	if (err != 0)
 		taskrt_report_print(stderr);
 }
@@ -150,12 +157,12 @@ statics_initialised_in_tasks()
 	for (std::size_t i = 0; i < taskrt_report()->n_races && i < 100; i++)
 		all += taskrt_report()->races[i].message;
 	report("a_static_that_two_tasks_initialise_is_named_with_the_remedy",
-	    err == TASKRT_ERACE &&
-	        all.find("use it once before the launch") != all.npos &&
-	        all.find("guard variable for table()::squares") != all.npos);
+	       err == TASKRT_ERACE &&
+	           all.find("use it once before the launch") != all.npos &&
+	           all.find("guard variable for table()::squares") != all.npos);
 	table();
 	report("a_static_used_before_the_launch_is_no_race",
-	    taskrt_run(tasks, 2, nullptr) == 0 && result[1] == 9);
+	       taskrt_run(tasks, 2, nullptr) == 0 && result[1] == 9);
 }
 
 int
@@ -168,8 +175,8 @@ main()
 	taskrt_task task = {uncaught, nullptr};
 	int err = taskrt_run(&task, 1, nullptr);
 	report("an_uncaught_exception_is_one_failure",
-	    err == TASKRT_ETASK && taskrt_report()->n_failures == 1 &&
-	        taskrt_report()->failures[0].kind == TASKRT_CRASH);
+	       err == TASKRT_ETASK && taskrt_report()->n_failures == 1 &&
+	           taskrt_report()->failures[0].kind == TASKRT_CRASH);
 	growth_in_a_task(1);
 	return failures > 0;
 }
