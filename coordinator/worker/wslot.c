@@ -546,8 +546,11 @@ judge_exit(const struct wslot *s, struct fate *f, int code, int runs)
 		        ? slot_message(s)
 		        : "the program's memory overlaps the slot's");
 		break;
+	case SLOT_EXIT_MEMORY:
 	case SLOT_EXIT_SETUP:
-		f->bad_start = 1;
+		/* In mid-task it is a task that did not run here: it may run
+		 * elsewhere, and others may run here. */
+		f->bad_start = !f->begun;
 		say(f, "%s",
 		    *slot_message(s) != '\0' ? slot_message(s)
 		                             : "slot cannot start");

@@ -49,6 +49,7 @@ struct dsm_image {
 	int pages_fd;             /* const after init */
 	int states_fd;            /* const after init */
 	_Atomic uint32_t *states; /* whole file mapped, MAP_SHARED */
+	int write_errno; /* why pages could not be stored; 0: they could */
 };
 
 /* Worker: make the two files. */
@@ -71,7 +72,8 @@ dsm__image_state(struct dsm_image *im, uint64_t off)
  */
 uint32_t dsm__image_claim(struct dsm_image *im, uint64_t off, uint32_t max,
                           uint32_t slot, uint32_t *state_p);
-/* Bytes of claimed pages are there: write them to the file, mark PRESENT. */
+/* Bytes of claimed pages are there: write them to the file, mark PRESENT.
+ * DSM_ENOMEM, DSM_ESYS: write_errno says why not. */
 int dsm__image_publish(struct dsm_image *im, uint64_t off, uint32_t n,
                        const void *bytes);
 /* The same when the file has the bytes already (stream.h). */

@@ -75,10 +75,17 @@ stop(int status, const char *fmt, ...)
 	_exit(status);
 }
 
-/* The data link cannot be used any more. */
+/* Nothing comes or goes over the data link any more; or what came could not be
+ * kept. */
 static void __attribute__((noreturn)) stop_lost(const char *what)
 {
 	const char *why = dsm__conn_why(sl.data);
+
+	if (sl.image.write_errno != 0)
+		stop(SLOT_EXIT_MEMORY,
+		     "no room for the program's pages on the worker's machine: "
+		     "%s; free memory there",
+		     strerror(sl.image.write_errno));
 
 	sl.ctl->fabric_failed = *why != '\0';
 	stop(SLOT_EXIT_DATA, "%s", *why != '\0' ? why : what);
@@ -150,7 +157,7 @@ one_writer(uint64_t lo, uint64_t hi, struct outcome *out)
 	if (err == DSM_ECONN || err == DSM_ETIMEDOUT || err == DSM_EPROTO)
 		stop_lost("cannot send a write set");
 	if (err != DSM_OK)
-		stop(SLOT_EXIT_SETUP, "cannot make a write set: %s",
+		stop(SLOT_EXIT_MEMORY, "cannot make a write set: %s",
 		     dsm__strerror(err));
 	sl.counters.tasks += hi - lo;
 	return 0;
@@ -169,6 +176,9 @@ send_done(const struct dsm_msg_exec *x, struct outcome *out)
 	int err;
 
 	err = writeset_finish(&m.n_bytes, &m.sets, &m.masks);
+	if (err == DSM_ENOMEM)
+		stop(SLOT_EXIT_MEMORY, "cannot make a write set: %s",
+		     dsm__strerror(err));
 	if (err != DSM_OK)
 		stop_lost("cannot send a write set");
 	if (out->failed) {

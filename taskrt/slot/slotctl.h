@@ -38,6 +38,7 @@ enum {
 	SLOT_EXIT_DATA = 82,     /* connection to the client lost: message */
 	SLOT_EXIT_CRASHED = 83,  /* a task crashed; it was reported in DONE */
 	SLOT_EXIT_PROTO = 84,    /* worker or client sent nonsense */
+	SLOT_EXIT_MEMORY = 85, /* the machine's memory is short; see message */
 };
 
 enum slot_state {

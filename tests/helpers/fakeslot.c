@@ -204,6 +204,10 @@ act(const struct dsm_msg_exec *x)
 		break;
 	case FAKE_DATA_LOST:
 		exit(SLOT_EXIT_DATA);
+	case FAKE_NO_ROOM:
+		snprintf(ctl->message, sizeof(ctl->message),
+		         "no room, said the slot");
+		exit(SLOT_EXIT_MEMORY);
 	case FAKE_WAIT:
 		wait_for_go();
 		break;

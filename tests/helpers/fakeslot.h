@@ -33,11 +33,12 @@ enum fake_act {
 	FAKE_KILLED = 400,
 	FAKE_ABORT = 500,
 	FAKE_DATA_LOST = 600,
-	FAKE_WAIT = 700,    /* until a byte comes on the data stream */
-	FAKE_CLAIM = 800,   /* dies with two image pages claimed */
-	FAKE_SLOW = 900,    /* 20 ms a task */
-	FAKE_DAMAGE = 1000, /* crash that is only told in the control page */
-	FAKE_FABRIC = 1100, /* its queue pair fails */
+	FAKE_WAIT = 700,     /* until a byte comes on the data stream */
+	FAKE_CLAIM = 800,    /* dies with two image pages claimed */
+	FAKE_SLOW = 900,     /* 20 ms a task */
+	FAKE_DAMAGE = 1000,  /* crash that is only told in the control page */
+	FAKE_NO_ROOM = 1900, /* the machine's memory is short */
+	FAKE_FABRIC = 1100,  /* its queue pair fails */
 };
 
 struct fake_facts {

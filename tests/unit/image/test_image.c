@@ -1,4 +1,6 @@
 /* The image: page states, claims, publication, drops. */
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -33,6 +35,26 @@ first_byte(uint64_t off)
 
 	MUST_BE(pread(im.pages_fd, &b, 1, (off_t)off), 1);
 	return b;
+}
+
+static void
+test_pages_that_find_no_room_are_told_why(void)
+{
+	static const uint8_t page[DSM_PAGE];
+	uint32_t state;
+	int full = open("/dev/full", O_RDWR | O_CLOEXEC), kept;
+
+	MUST(full >= 0);
+	open_image();
+	MUST_BE(im.write_errno, 0);
+	MUST_BE(dsm__image_claim(&im, 0, 1, 7, &state), 1);
+	kept = im.pages_fd;
+	im.pages_fd = full;
+	MUST_BE(dsm__image_publish(&im, 0, 1, page), DSM_ENOMEM);
+	MUST_BE(im.write_errno, ENOSPC);
+	im.pages_fd = kept;
+	close(full);
+	dsm__image_fini(&im);
 }
 
 static void
@@ -201,7 +223,9 @@ test_every_page_is_fetched_once_whoever_races_for_it(void)
 	dsm__image_fini(&im);
 }
 
-SUITE(dsm_image_image, "dsm.image", T(test_claim_takes_absent_neighbours_only),
+SUITE(dsm_image_image, "dsm.image",
+      T(test_pages_that_find_no_room_are_told_why),
+      T(test_claim_takes_absent_neighbours_only),
       T(test_published_pages_are_present_with_their_bytes),
       T(test_abandoned_pages_can_be_claimed_again),
       T(test_run_before_counts_present_pages_up_to_a_gap),

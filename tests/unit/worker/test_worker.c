@@ -610,6 +610,24 @@ test_a_lost_data_link_returns_what_may_not_have_arrived(void)
 	rig_fini(&r);
 }
 
+/* Again and again: the machine's memory may be short for one task only. */
+static void
+test_a_task_that_finds_no_room_is_returned_and_the_worker_stays(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	for (unsigned i = 0; i < 2 * SLOT_START_TRIES; i++) {
+		wait_until_up(&r);
+		exec(&r, i + 1, FAKE_NO_ROOM);
+		nth(&r, i + 1);
+		MUST_BE(r.events[i].type, DSM_MSG_RETURNED);
+		MUST(strstr(r.events[i].text, "no room, said the slot") !=
+		     NULL);
+	}
+	rig_fini(&r);
+}
+
 static void
 test_pages_that_a_dead_slot_had_claimed_are_free_again(void)
 {
@@ -1486,6 +1504,7 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_a_sigkill_from_elsewhere_returns_the_task),
       T(test_a_second_exec_survives_the_slot_that_died_of_the_first),
       T(test_a_lost_data_link_returns_what_may_not_have_arrived),
+      T(test_a_task_that_finds_no_room_is_returned_and_the_worker_stays),
       T(test_pages_that_a_dead_slot_had_claimed_are_free_again),
       T(test_a_task_that_runs_too_long_is_killed_and_named),
       T(test_a_timeout_is_for_each_task_not_for_their_sum),
