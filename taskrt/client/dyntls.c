@@ -46,6 +46,11 @@ static size_t n_blocks, cap_blocks;
 static uint8_t *save_area;
 static size_t save_len;
 
+/* There was none when the loader had loaded and unloaded so many libraries: none
+ * in any thread, and nothing to look for in the next launch. */
+static int none;
+static uint64_t none_adds, none_subs;
+
 struct walk {
 	uint64_t tls_start, tls_end; /* beside the descriptor */
 	size_t n;                    /* found; those that fit are in blocks */
@@ -77,14 +82,32 @@ note_module(struct dl_phdr_info *info, size_t size, void *arg)
 }
 
 static int
+first_module(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	uint64_t *changes = arg;
+
+	(void)size;
+	changes[0] = info->dlpi_adds;
+	changes[1] = info->dlpi_subs;
+	return 1;
+}
+
+static int
 find_blocks(void)
 {
 	struct walk w = {.n = 0};
+	uint64_t changes[2] = {0, 0};
 
+	dl_iterate_phdr(first_module, changes);
+	if (none && changes[0] == none_adds && changes[1] == none_subs)
+		return DSM_OK;
+	none_adds = changes[0];
+	none_subs = changes[1];
 	dsm__map_tls(&w.tls_start, &w.tls_end);
 	for (;;) {
 		w.n = n_blocks = 0;
 		dl_iterate_phdr(note_module, &w);
+		none = w.n == 0;
 		if (w.n <= cap_blocks)
 			return DSM_OK;
 		void *v = realloc(blocks, 2 * w.n * sizeof(*blocks));
