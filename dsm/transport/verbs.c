@@ -587,8 +587,13 @@ dsm__verbs_open(const struct dsm_verbs_choice *c, struct dsm_verbs **v_p,
 	const struct verbs_lib *lib;
 	struct ibv_device **list;
 	struct dsm_error why = {0};
+	char name[64];
 	int err;
 
+	/* Not for nothing: the library brings a dozen drivers with it, and
+	 * their mappings into the program's table of ranges. */
+	if (!kernel_has_device(name, sizeof(name)))
+		return nothing_there(c, "", e);
 	if (dsm__verbs_lib(&lib, &why) != DSM_OK)
 		return nothing_there(c, why.text, e);
 	list = lib->get_device_list(NULL);
