@@ -464,20 +464,70 @@ dsm__heap_lend_end(struct dsm_heap *h, uint64_t stamp)
 	pthread_mutex_unlock(&h->loan_lock);
 }
 
-/* dsm_free of a pointer that may be no block. */
-static void
+/* dsm_free of a pointer that may be no block; 1: it was one. */
+static int
 free_if_block(struct dsm_heap *h, void *p)
 {
 	struct dsm_alloc *a = alloc_of(h, p);
 	struct dsm_alloc_info info;
 
-	if (dsm__alloc_find(a, p, &info) && info.alive && info.base == p)
-		dsm__alloc_free(a, p);
+	if (!dsm__alloc_find(a, p, &info) || !info.alive || info.base != p)
+		return 0;
+	dsm__alloc_free(a, p);
+	return 1;
+}
+
+/* Blocks of malloc's that tasks have freed. */
+struct frees {
+	void **v;
+	size_t n, cap;
+};
+
+static void
+frees_add(struct frees *f, void *p)
+{
+	size_t cap = f->cap == 0 ? 64 : 2 * f->cap;
+
+	if (f->n == f->cap) {
+		void **v = realloc(f->v, cap * sizeof(*v));
+
+		if (v == NULL)
+			return; /* it leaks: better than to lose the commit */
+		f->v = v;
+		f->cap = cap;
+	}
+	f->v[f->n++] = p;
+}
+
+static int
+by_address(const void *a, const void *b)
+{
+	uintptr_t x = (uintptr_t) * (void *const *)a;
+	uintptr_t y = (uintptr_t) * (void *const *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Two tasks may have freed the same block: that must not end the program. */
+static void
+frees_do(struct frees *f)
+{
+	if (f->n > 1)
+		qsort(f->v, f->n, sizeof(void *), by_address);
+	for (size_t i = 0; i < f->n; i++) {
+		if (i > 0 && f->v[i] == f->v[i - 1])
+			log_warn("tasks of one run have freed the block at %p "
+			         "twice",
+			         f->v[i]);
+		else
+			free(f->v[i]);
+	}
+	free(f->v);
 }
 
 /* Free what the task has freed, as far as it makes sense. */
 static void
-free_deferred(struct dsm_heap *h, uint64_t base, uint64_t len)
+free_deferred(struct dsm_heap *h, uint64_t base, uint64_t len, struct frees *f)
 {
 	struct dsm_task_root *root = at(base);
 
@@ -489,10 +539,12 @@ free_deferred(struct dsm_heap *h, uint64_t base, uint64_t len)
 		for (uint64_t i = 0; i < root->n; i++) {
 			void *p = root->list[i];
 
-			if (dsm__heap_has(p))
-				free_if_block(h, p);
-			else
-				free(p); /* malloc's, as the task knew it */
+			if (!dsm__heap_has(p))
+				frees_add(f, p); /* as the task knew it */
+			else if (!free_if_block(h, p))
+				log_warn("a task has freed %p, which is no "
+				         "block that is alive (freed twice?)",
+				         p);
 		}
 		free_if_block(h, root->list);
 	}
@@ -501,7 +553,7 @@ free_deferred(struct dsm_heap *h, uint64_t base, uint64_t len)
 
 /* Does the page start with a sealed arena's header? See task_arena.h. */
 static void
-adopt_page(struct dsm_heap *h, uint64_t page, int *err_p)
+adopt_page(struct dsm_heap *h, uint64_t page, struct frees *f, int *err_p)
 {
 	const uint64_t *words = at(page);
 	uint64_t base = words[1], len = words[2];
@@ -516,7 +568,7 @@ adopt_page(struct dsm_heap *h, uint64_t page, int *err_p)
 		return;
 	int err = dsm__alloc_adopt(h->arenas, at(base), len, view.stamp);
 	if (err == DSM_OK)
-		free_deferred(h, base, len);
+		free_deferred(h, base, len, f);
 	else if (err == DSM_ENOMEM)
 		*err_p = err;
 	else
@@ -553,6 +605,7 @@ int
 dsm__heap_adopt(struct dsm_heap *h, const struct dsm_extents *changed)
 {
 	uint64_t start = h->base + h->user_size;
+	struct frees f = {0};
 	int err = DSM_OK;
 
 	for (size_t i = dsm__extents_find(changed, start); i < changed->n;
@@ -561,9 +614,11 @@ dsm__heap_adopt(struct dsm_heap *h, const struct dsm_extents *changed)
 
 		for (uint64_t k = 0; k < x->n_pages; k++)
 			if (x->start + k * DSM_PAGE >= start)
-				adopt_page(h, x->start + k * DSM_PAGE, &err);
+				adopt_page(h, x->start + k * DSM_PAGE, &f,
+				           &err);
 	}
 	keep_strays(h, changed, start);
+	frees_do(&f);
 	return err;
 }
 

@@ -948,6 +948,31 @@ ten_thousand_blocks_come_back_from_as_many_tasks(void)
 	dsm_free(v);
 }
 
+static void
+free_shared(void *arg)
+{
+	void **blocks = arg;
+
+	free(blocks[0]);
+	dsm_free(blocks[1]);
+}
+
+/* Each of them alone is right; the program must go on. */
+static void
+two_tasks_that_free_the_same_block_do_no_harm(void)
+{
+	void *blocks[2] = {malloc(5000), dsm_malloc(5000)};
+	struct taskrt_task t[] = {{free_shared, blocks}, {free_shared, blocks}};
+	struct dsm_stats before, after;
+
+	CHECK(blocks[0] != NULL && blocks[1] != NULL);
+	CHECK(dsm_stats(&before) == 0);
+	CHECK(taskrt_run(t, 2, NULL) == 0);
+	CHECK(dsm_stats(&after) == 0);
+	CHECK(after.blocks == before.blocks - 1);
+	CHECK(taskrt_run(t, 0, NULL) == 0);
+}
+
 struct album {
 	unsigned char *old[8], *new[8];
 };
@@ -1976,6 +2001,7 @@ static const struct {
     CASE(blocks_born_in_tasks_survive_the_commit),
     CASE(ten_thousand_blocks_come_back_from_as_many_tasks),
     CASE(tasks_may_return_blocks_for_ever),
+    CASE(two_tasks_that_free_the_same_block_do_no_harm),
     CASE(a_task_may_allocate_gigabytes),
     CASE(two_hundred_thousand_scattered_pages_can_be_read),
     CASE(hundred_thousand_scattered_pages_can_be_written),
