@@ -25,6 +25,8 @@ declare -A home=(
 	[urcu]='dsm/heap/*|taskrt/client/*'
 	[infiniband]='dsm/transport/verbs*|bench/*'
 	[uv.h]='dsm/transport/loop.*|coordinator/*|taskrt/client/*'
+	[elfutils]='taskrt/client/debuginfo.c'
+	[dwarf.h]='taskrt/client/debuginfo.c'
 	[png.h]='examples/*'
 	[CUnit]='tests/*'
 )

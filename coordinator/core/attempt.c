@@ -66,9 +66,11 @@ give_back(struct run *r, uint64_t lo, uint64_t hi, uint32_t n_lost)
 
 static void
 fail(struct run *r, const struct dsm_rec_failure *f, const char *text,
-     size_t len)
+     size_t len, struct dsm_blob context)
 {
-	if (coord__failure_add(&r->failures, f, text, len) != DSM_OK)
+	struct dsm_blob b = {(const uint8_t *)text, (uint32_t)len};
+
+	if (coord__failure_add(&r->failures, f, b, context) != DSM_OK)
 		r->out_of_memory = 1;
 }
 
@@ -93,7 +95,7 @@ fail_lost(struct run *r, const struct attempt *a, const char *worker,
 	r->n_failed += a->hi - a->lo;
 	for (uint64_t i = 0; i < n && r->failures.n < COORD_MAX_FAILURES; i++) {
 		f.task = a->lo + i;
-		fail(r, &f, text, (size_t)len);
+		fail(r, &f, text, (size_t)len, (struct dsm_blob){0});
 	}
 }
 
@@ -177,6 +179,17 @@ done(struct run *r, struct attempt *a, struct done *d, uint64_t n_bytes)
 		coord__attempt_leave(r, a, ATTEMPT_DONE);
 }
 
+static struct dsm_blob
+context_of(const struct report *rep)
+{
+	const struct dsm_rec_failure *f = &rep->failure;
+
+	if (f->context_len == 0)
+		return (struct dsm_blob){0};
+	return (struct dsm_blob){rep->m.texts.ptr + f->text_off + f->text_len,
+	                         f->context_len};
+}
+
 /* One call of the body ran them all: the message's line gets to say which. */
 static void
 fail_chunk(struct run *r, const struct attempt *a, const struct report *rep)
@@ -198,7 +211,7 @@ fail_chunk(struct run *r, const struct attempt *a, const struct report *rep)
 	             (unsigned long long)a->hi - 1);
 	if (newline != NULL)
 		memcpy(all + n, newline, len - line);
-	fail(r, &rep->failure, all, (size_t)n + len - line);
+	fail(r, &rep->failure, all, (size_t)n + len - line, context_of(rep));
 	free(all);
 }
 
@@ -218,7 +231,7 @@ done_with_failure(struct run *r, struct attempt *a, const struct report *rep)
 	}
 	fail(r, &rep->failure,
 	     (const char *)rep->m.texts.ptr + rep->failure.text_off,
-	     rep->failure.text_len);
+	     rep->failure.text_len, context_of(rep));
 	give_back(r, t + 1, hi, a->n_lost);
 	r->n_failed++;
 	/* A slot that was killed has not sent what its tasks wrote before:

@@ -172,7 +172,8 @@ struct failures {
 	struct dsm_rec_failure *v;
 	size_t n, cap;
 	struct dsm_wbuf texts;
-	uint64_t n_lost; /* of kind DSM_FAIL_LOST */
+	uint64_t n_lost;     /* of kind DSM_FAIL_LOST */
+	uint32_t n_contexts; /* of those that have one */
 };
 
 struct run {
@@ -262,7 +263,7 @@ void coord__dispatch_to(struct coord *k, struct worker_peer *w);
 /* --- verdicts (verdict.c) --- */
 
 int coord__failure_add(struct failures *fs, const struct dsm_rec_failure *f,
-                       const char *text, size_t len);
+                       struct dsm_blob text, struct dsm_blob context);
 void coord__failures_fini(struct failures *fs);
 /* code 0: worked out from races and failures, with a text of its own. */
 void coord__verdict_send(struct run *r, int code, const char *text);

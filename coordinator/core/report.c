@@ -44,7 +44,8 @@ read_failures(struct report *rep, const struct attempt *a)
 		if (f.task < a->lo || f.task >= a->hi ||
 		    f.kind < DSM_FAIL_CRASH || f.kind > DSM_FAIL_CANCELLED ||
 		    f.text_off > rep->m.texts.len ||
-		    f.text_len > rep->m.texts.len - f.text_off)
+		    f.text_len > rep->m.texts.len - f.text_off ||
+		    f.context_len > rep->m.texts.len - f.text_off - f.text_len)
 			return DSM_EPROTO;
 		if (!rep->failed || f.task < rep->failure.task)
 			rep->failure = f;

@@ -192,6 +192,7 @@ note_unfinished(struct run *r, uint64_t lo, uint64_t hi)
 	uint64_t n = r->m.mode == DSM_MODE_TASKS ? hi - lo : 1;
 	char text[128] = "not finished when the run ended";
 	size_t len = strlen(text);
+	struct dsm_blob b;
 
 	if (lo == hi)
 		return;
@@ -200,10 +201,12 @@ note_unfinished(struct run *r, uint64_t lo, uint64_t hi)
 		                        " (iterations %llu to %llu)",
 		                        (unsigned long long)lo,
 		                        (unsigned long long)hi - 1);
+	b = (struct dsm_blob){(const uint8_t *)text, (uint32_t)len};
 	for (uint64_t i = 0; i < n && r->failures.n < COORD_MOST_FAILURES;
 	     i++) {
 		f.task = lo + i;
-		if (coord__failure_add(&r->failures, &f, text, len) != DSM_OK)
+		if (coord__failure_add(&r->failures, &f, b,
+		                       (struct dsm_blob){0}) != DSM_OK)
 			r->out_of_memory = 1;
 	}
 }

@@ -13,12 +13,13 @@
 #include <string.h>
 
 #define MAX_TEXTS (16u << 20) /* later failures have no text */
+#define MAX_CONTEXTS 32u /* later ones have no backtrace: nobody reads it */
 
 /* --- failures --- */
 
 int
 coord__failure_add(struct failures *fs, const struct dsm_rec_failure *f,
-                   const char *text, size_t len)
+                   struct dsm_blob text, struct dsm_blob context)
 {
 	struct dsm_rec_failure *to;
 
@@ -31,14 +32,19 @@ coord__failure_add(struct failures *fs, const struct dsm_rec_failure *f,
 		fs->v = p;
 		fs->cap = cap;
 	}
-	if (fs->texts.len + len > MAX_TEXTS)
-		len = 0;
+	if (fs->n_contexts >= MAX_CONTEXTS)
+		context.len = 0;
+	if (fs->texts.len + text.len + context.len > MAX_TEXTS)
+		text.len = context.len = 0;
 	to = &fs->v[fs->n];
 	*to = *f;
 	to->text_off = (uint32_t)fs->texts.len;
-	to->text_len = (uint32_t)len;
-	if (len > 0 && dsm__wbuf_put(&fs->texts, text, len) != DSM_OK)
+	to->text_len = text.len;
+	to->context_len = context.len;
+	if (dsm__wbuf_put(&fs->texts, text.ptr, text.len) != DSM_OK ||
+	    dsm__wbuf_put(&fs->texts, context.ptr, context.len) != DSM_OK)
 		return DSM_ENOMEM;
+	fs->n_contexts += context.len > 0;
 	fs->n++;
 	fs->n_lost += f->kind == DSM_FAIL_LOST;
 	return DSM_OK;

@@ -790,24 +790,12 @@ dsm__heap_usable(const void *p)
 	return a != NULL ? dsm__alloc_usable(a, p) : 0;
 }
 
-void
-dsm__heap_describe(const void *addr, char *buf, size_t size)
+int
+dsm__heap_find(const void *addr, struct dsm_alloc_info *info_p)
 {
 	struct dsm_heap *h = dsm__heap_peek();
 	struct dsm_alloc *a =
 	    h != NULL && dsm__heap_has(addr) ? alloc_of(h, addr) : NULL;
-	struct dsm_alloc_info info;
-	char place[40] = "";
 
-	buf[0] = '\0';
-	if (a == NULL || !dsm__alloc_find(a, addr, &info) || !info.alive)
-		return;
-	size_t off = (size_t)((const char *)addr - (const char *)info.base);
-	if (info.elem_size > 0)
-		snprintf(place, sizeof(place), "[%zu]", off / info.elem_size);
-	else if (off > 0)
-		snprintf(place, sizeof(place), " + %zu", off);
-	snprintf(buf, size, "%s%s, %zu bytes allocated at %p",
-	         info.label[0] != '\0' ? info.label : "block", place, info.size,
-	         info.return_address);
+	return a != NULL && dsm__alloc_find(a, addr, info_p) && info_p->alive;
 }

@@ -128,8 +128,7 @@ struct dsm_task_root {
 	uint64_t zero;
 };
 
-/* "temperatures[17] (800 bytes, dsm_malloc at 0x…)": the block that addr is in.
- * "" when there is none. */
-void dsm__heap_describe(const void *addr, char *buf, size_t size);
+/* The live block that addr is in: 1, else 0. For reports; any thread. */
+int dsm__heap_find(const void *addr, struct dsm_alloc_info *info_p);
 
 #endif

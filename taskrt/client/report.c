@@ -193,7 +193,7 @@ describe_where(const struct taskrt__report_source *src, uint64_t addr,
 	char block[200] = "";
 
 	if (src->where != NULL)
-		src->where(src->where_ctx, (const void *)(uintptr_t)addr, block,
+		src->where(src->ctx, (const void *)(uintptr_t)addr, block,
 		           sizeof(block));
 	if (block[0] != '\0')
 		snprintf(buf, size, "at 0x%" PRIx64 " (%s)", addr, block);
@@ -228,40 +228,54 @@ compare_failures(const void *a, const void *b)
 	return (x->task > y->task) - (x->task < y->task);
 }
 
-/* Where a slot could only tell the address of the code ("at 0x5581a0"), its name
- * is added. */
+/* The calls that led to it, and its own place in them at the message's end. */
 static int
-add_backtrace(const struct taskrt__report_source *src, const char *text,
-              size_t len, struct dsm_wbuf *w, const char **slot)
+add_backtrace(const struct taskrt__report_source *src, struct dsm_blob context,
+              struct dsm_wbuf *w, struct taskrt_failure *f)
 {
-	char line[40], more[240];
-	unsigned long long pc;
-	int used = 0;
+	struct dsm_wbuf lines = {0};
+	size_t own = 0, n = 0;
+	int err = DSM_OK;
 
-	snprintf(line, sizeof(line), "%.*s", (int)len, text);
-	if (len >= sizeof(line) ||
-	    sscanf(line, "at 0x%llx%n", &pc, &used) != 1 || (size_t)used != len)
-		return put_text(w, text, len, slot);
-	describe_where(src, pc, more, sizeof(more));
-	return put_string(w, more, slot);
+	if (src->backtrace != NULL && context.len > 0)
+		n = src->backtrace(src->ctx, context, &lines, &own);
+	if (n > 0 && own < lines.len) {
+		const char *line = (const char *)lines.ptr + own;
+		const char *end = memchr(line, '\n', lines.len - own);
+
+		w->len--; /* the message's NUL */
+		err = dsm__wbuf_put(w, " (", 2);
+		if (err == DSM_OK)
+			err = dsm__wbuf_put(w, line, (size_t)(end - line));
+		if (err == DSM_OK)
+			err = dsm__wbuf_put(w, ")", 2);
+	}
+	if (err == DSM_OK)
+		err = put_text(w, (const char *)lines.ptr,
+		               n > 0 ? lines.len - 1 : 0, &f->backtrace);
+	dsm__wbuf_fini(&lines);
+	return err;
 }
 
-/* The wire's text is the message; after its first newline, the backtrace. */
+/* The wire's text is the message. */
 static int
 add_failure(const struct taskrt__report_source *src,
             const struct dsm_rec_failure *rec, struct taskrt_failure *f,
             struct dsm_wbuf *w)
 {
+	struct dsm_blob context = {NULL, rec->context_len};
 	char made[120];
 	const char *text = made;
-	size_t len;
+	size_t len = rec->text_len;
 
 	if (rec->text_off > src->texts.len ||
-	    rec->text_len > src->texts.len - rec->text_off)
+	    len > src->texts.len - rec->text_off ||
+	    rec->context_len > src->texts.len - rec->text_off - len)
 		return DSM_EPROTO;
-	if (rec->text_len > 0) {
+	if (context.len > 0)
+		context.ptr = src->texts.ptr + rec->text_off + len;
+	if (len > 0) {
 		text = (const char *)src->texts.ptr + rec->text_off;
-		len = rec->text_len;
 	} else {
 		describe_failure(rec, made, sizeof(made));
 		len = strlen(made);
@@ -272,15 +286,8 @@ add_failure(const struct taskrt__report_source *src,
 	    .signal = (int)rec->signal,
 	    .addr = (void *)(uintptr_t)rec->addr,
 	};
-	const char *newline = memchr(text, '\n', len);
-	size_t first = newline != NULL ? (size_t)(newline - text) : len;
-	int err = put_text(w, text, first, &f->message);
-	if (err != DSM_OK)
-		return err;
-	if (newline == NULL)
-		return put_string(w, "", &f->backtrace);
-	return add_backtrace(src, newline + 1, len - first - 1, w,
-	                     &f->backtrace);
+	int err = put_text(w, text, len, &f->message);
+	return err == DSM_OK ? add_backtrace(src, context, w, f) : err;
 }
 
 static int
@@ -396,7 +403,8 @@ add_message(const struct taskrt__report_source *src, struct taskrt__report *r,
 			         "%zu races; the first: ", p->n_races);
 		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s",
 		         message);
-	} else if (src->text != NULL && src->text[0] != '\0') {
+	} else if (src->text != NULL && src->text[0] != '\0' &&
+	           !(src->error == TASKRT_ETASK && p->n_failures > 0)) {
 		return put_string(w, src->text, &r->pub.message);
 	} else if (p->n_failures > 0) {
 		const char *message = p->failures[0].message;

@@ -34,7 +34,10 @@ struct taskrt__report_source {
 	const struct dsm_counters *counters; /* may be NULL */
 	/* Says what an address is in: "temperatures[17]". "" if unknown. */
 	void (*where)(void *ctx, const void *addr, char *buf, size_t size);
-	void *where_ctx;
+	/* As taskrt__debuginfo_backtrace. */
+	size_t (*backtrace)(void *ctx, struct dsm_blob context,
+	                    struct dsm_wbuf *w, size_t *own_p);
+	void *ctx;   /* of both, which may be NULL */
 	int loop;    /* its tasks are iterations */
 	int chunked; /* races are told of chunks, by their first iterations */
 };

@@ -16,7 +16,7 @@
 #include "copied.h"
 #include "dyntls.h"
 #include "serveconn.h"
-#include "symbol.h"
+#include "debuginfo.h"
 #include "taskpage.h"
 
 /* Pages that changed outside the heap are sent along up to this; more are
@@ -686,13 +686,35 @@ read_verdict(struct taskrt_run *run, struct outcome *o)
 	}
 }
 
+/* "temperatures[17] of 800 bytes, allocated at heat.c:42" */
 static void
 where(void *ctx, const void *addr, char *buf, size_t size)
 {
-	(void)ctx;
-	dsm__heap_describe(addr, buf, size);
-	if (buf[0] == '\0')
-		taskrt__symbol_describe(addr, buf, size);
+	struct dsm_alloc_info info;
+	char place[40] = "", by[200];
+	uint64_t call;
+
+	if (!dsm__heap_find(addr, &info)) {
+		taskrt__debuginfo_data(ctx, (uintptr_t)addr, buf, size);
+		return;
+	}
+	size_t off = (size_t)((const char *)addr - (const char *)info.base);
+	if (info.elem_size > 0)
+		snprintf(place, sizeof(place), "[%zu]", off / info.elem_size);
+	else if (off > 0)
+		snprintf(place, sizeof(place), " + %zu", off);
+	/* The return address belongs to the call before it. */
+	call = (uintptr_t)info.return_address - 1;
+	taskrt__debuginfo_code(ctx, call, by, sizeof(by));
+	snprintf(buf, size, "%s%s of %zu bytes%s%s",
+	         info.label[0] != '\0' ? info.label : "block", place, info.size,
+	         by[0] != '\0' ? ", allocated in " : "", by);
+}
+
+static size_t
+backtrace(void *ctx, struct dsm_blob context, struct dsm_wbuf *w, size_t *own_p)
+{
+	return taskrt__debuginfo_backtrace(ctx, context, w, own_p);
 }
 
 static void
@@ -711,13 +733,17 @@ make_report(struct taskrt_run *run, const struct outcome *o)
 	    .n_client_races = o->n_client_races,
 	    .counters = &run->counters,
 	    .where = where,
+	    .backtrace = backtrace,
 	    .loop = run->job.mode != DSM_MODE_TASKS,
 	    .chunked = run->job.mode != DSM_MODE_TASKS &&
 	               !run->session->config->check_iterations,
 	};
 
 	run->error = o->error;
+	if (src.n_races + src.n_client_races + src.failures.n > 0)
+		src.ctx = taskrt__debuginfo_open();
 	int err = taskrt__report_make(&src, &run->report);
+	taskrt__debuginfo_close(src.ctx);
 	if (err != DSM_OK && o->error.code == DSM_OK)
 		log_warn("no report of a run: %s", dsm__strerror(err));
 	if (err == DSM_OK)

@@ -34,6 +34,9 @@ void arch_move(void *stack_top, void (*fn)(void *), void *arg)
 
 uint64_t arch_pc(const ucontext_t *uc);
 uint64_t arch_sp(const ucontext_t *uc);
+/* All integer registers in the order of the ABI's DWARF numbers, then the pc. */
+#define ARCH_REGS 17
+void arch_regs(const ucontext_t *uc, uint64_t regs[ARCH_REGS]);
 /* Was the faulting access a write, an instruction fetch? */
 int arch_fault_write(const ucontext_t *uc);
 int arch_fault_exec(const ucontext_t *uc);

@@ -93,6 +93,19 @@ arch_pc(const ucontext_t *uc)
 	return (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
 }
 
+void
+arch_regs(const ucontext_t *uc, uint64_t regs[ARCH_REGS])
+{
+	/* System V ABI for x86-64, figure 3.36. */
+	static const int order[ARCH_REGS] = {
+	    REG_RAX, REG_RDX, REG_RCX, REG_RBX, REG_RSI, REG_RDI,
+	    REG_RBP, REG_RSP, REG_R8,  REG_R9,  REG_R10, REG_R11,
+	    REG_R12, REG_R13, REG_R14, REG_R15, REG_RIP};
+
+	for (unsigned i = 0; i < ARCH_REGS; i++)
+		regs[i] = (uint64_t)uc->uc_mcontext.gregs[order[i]];
+}
+
 uint64_t
 arch_sp(const ucontext_t *uc)
 {

@@ -41,15 +41,13 @@ fault_new_run(void)
 }
 
 static int
-fail(uint32_t kind, uint32_t signal, uint64_t addr, const ucontext_t *uc,
-     const char *fmt, ...)
+fail(uint32_t kind, uint32_t signal, uint64_t addr, const char *fmt, ...)
 {
 	va_list ap;
 
 	fa.failure.kind = kind;
 	fa.failure.signal = signal;
 	fa.failure.addr = addr;
-	fa.failure.pc = uc != NULL ? arch_pc(uc) : 0;
 	va_start(ap, fmt);
 	vsnprintf(fa.failure.text, sizeof(fa.failure.text), fmt, ap);
 	va_end(ap);
@@ -118,15 +116,15 @@ segfault(const ucontext_t *uc, uint64_t addr, const struct space_range *r)
 {
 	if (addr >= fa.p.guard_lo && addr < fa.p.stack_lo)
 		return fail(
-		    DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+		    DSM_FAIL_CRASH, SIGSEGV, addr,
 		    "stack overflow: a task's stack is %llu KiB",
 		    (unsigned long long)(fa.p.stack_hi - fa.p.stack_lo) / 1024);
 	if (r != NULL)
-		return fail(DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+		return fail(DSM_FAIL_CRASH, SIGSEGV, addr,
 		            "segmentation fault: %s read-only memory at 0x%llx",
 		            access_name(uc), (unsigned long long)addr);
 	return fail(
-	    DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+	    DSM_FAIL_CRASH, SIGSEGV, addr,
 	    "segmentation fault: %s address 0x%llx, where nothing is mapped",
 	    access_name(uc), (unsigned long long)addr);
 }
@@ -134,7 +132,7 @@ segfault(const ucontext_t *uc, uint64_t addr, const struct space_range *r)
 static int
 kept_back(const ucontext_t *uc, uint64_t addr)
 {
-	return fail(DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+	return fail(DSM_FAIL_CRASH, SIGSEGV, addr,
 	            "%s 0x%llx, which the program keeps to itself "
 	            "(taskrt_private)",
 	            access_name(uc), (unsigned long long)addr);
@@ -158,7 +156,7 @@ page_in(const ucontext_t *uc, struct space_range *r, uint64_t addr, int write)
 		return FAULT_LOST;
 	if (got == FETCH_UNMAPPED)
 		return fail(
-		    DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+		    DSM_FAIL_CRASH, SIGSEGV, addr,
 		    "segmentation fault: %s address 0x%llx, which the program "
 		    "has unmapped",
 		    access_name(uc), (unsigned long long)addr);
@@ -179,11 +177,11 @@ on_segv(const ucontext_t *uc, const siginfo_t *si)
 
 	if (si->si_code == SI_KERNEL)
 		return fail(
-		    DSM_FAIL_CRASH, SIGSEGV, 0, uc,
+		    DSM_FAIL_CRASH, SIGSEGV, 0,
 		    "segmentation fault: general protection (an address that "
 		    "cannot exist, or a privileged instruction)");
 	if (si->si_code <= 0)
-		return fail(DSM_FAIL_CRASH, SIGSEGV, 0, uc,
+		return fail(DSM_FAIL_CRASH, SIGSEGV, 0,
 		            "SIGSEGV raised by kill or raise");
 	r = range_of(addr,
 	             arch_fault_exec(uc) ? PROT_EXEC
@@ -213,7 +211,7 @@ on_segv(const ucontext_t *uc, const siginfo_t *si)
 			fa.p.counters->faults_arm++;
 			return FAULT_NONE;
 		}
-		return fail(DSM_FAIL_CRASH, SIGSEGV, addr, uc,
+		return fail(DSM_FAIL_CRASH, SIGSEGV, addr,
 		            "cannot open 0x%llx for writing: %s",
 		            (unsigned long long)addr, strerror(errno));
 	}
@@ -228,30 +226,47 @@ on_bus(const ucontext_t *uc, const siginfo_t *si)
 	struct space_range *r = space_find(addr);
 
 	if (r == NULL || si->si_code <= 0)
-		return fail(DSM_FAIL_CRASH, SIGBUS, addr, uc,
-		            "bus error at 0x%llx", (unsigned long long)addr);
+		return fail(DSM_FAIL_CRASH, SIGBUS, addr, "bus error at 0x%llx",
+		            (unsigned long long)addr);
 	return page_in(uc, r, addr, arch_fault_write(uc));
 }
 
 static int
-on_other(const ucontext_t *uc, const siginfo_t *si, int sig)
+on_other(const siginfo_t *si, int sig)
 {
 	uint64_t addr = (uint64_t)si->si_addr;
 
 	switch (sig) {
 	case SIGFPE:
-		return fail(DSM_FAIL_CRASH, SIGFPE, addr, uc,
+		return fail(DSM_FAIL_CRASH, SIGFPE, addr,
 		            si->si_code == FPE_INTDIV
 		                ? "integer division by zero"
 		                : "floating-point exception");
 	case SIGILL:
-		return fail(DSM_FAIL_CRASH, SIGILL, addr, uc,
+		return fail(DSM_FAIL_CRASH, SIGILL, addr,
 		            "illegal instruction at 0x%llx",
 		            (unsigned long long)addr);
 	default:
-		return fail(DSM_FAIL_CRASH, (uint32_t)sig, addr, uc, "%s",
+		return fail(DSM_FAIL_CRASH, (uint32_t)sig, addr, "%s",
 		            strsignal(sig));
 	}
+}
+
+/* For the backtrace, which the client makes. A stack that ran over has its newest
+ * frames below its end: the others are there. */
+static void
+note_context(const ucontext_t *uc)
+{
+	struct fault_failure *f = &fa.failure;
+	uint64_t sp = arch_sp(uc);
+
+	arch_regs(uc, f->regs);
+	if (sp >= fa.p.guard_lo && sp < fa.p.stack_lo)
+		sp = fa.p.stack_lo;
+	f->stack = sp;
+	f->stack_len = 0;
+	if (sp >= fa.p.stack_lo && sp < fa.p.stack_hi)
+		f->stack_len = fa.p.stack_hi - sp;
 }
 
 static void
@@ -284,13 +299,14 @@ handler(int sig, siginfo_t *si, void *ucv)
 		                      &fa.failure);
 		break;
 	default:
-		end = on_other(uc, si, sig);
+		end = on_other(si, sig);
 		break;
 	}
 	if (end == FAULT_NONE) {
 		arch_set_tp(tp);
 		return;
 	}
+	note_context(uc);
 	arch_escape(uc, end);
 }
 

@@ -15,6 +15,7 @@
 
 #include "../../dsm/base/counters.h"
 #include "../../dsm/wire/wire.h"
+#include "arch.h"
 #include "slotctl.h"
 
 struct fault_params {
@@ -34,9 +35,12 @@ enum fault_end {
 };
 struct fault_failure {
 	uint32_t kind, signal;
-	uint64_t addr, pc;
+	uint64_t addr;
+	uint64_t regs[ARCH_REGS];
+	uint64_t stack, stack_len; /* what lies above the stack pointer */
 	char text[512];
 };
+/* The stack's bytes are there until the next task. */
 const struct fault_failure *fault_last(void);
 /* What was not mapped in the last run may be in this one. */
 void fault_new_run(void);

@@ -43,6 +43,8 @@
 /* How long to spin for a page, and for the next work. */
 #define SPIN_PAGE_NS (100 * DSM_US)
 #define SPIN_WORK_NS (60 * DSM_US)
+/* Of a failed task's stack, for its backtrace. */
+#define CONTEXT_STACK (UINT64_C(32) << 10)
 #define MAX_CONTROL (64u << 20)
 
 static struct {
@@ -96,31 +98,49 @@ static void __attribute__((noreturn)) stop_lost(const char *what)
 struct outcome {
 	int failed;
 	struct dsm_rec_failure failure;
-	/* Message, newline, backtrace: the program has the symbols for it. */
-	char text[sizeof(((struct fault_failure *)0)->text) + 32];
+	struct dsm_wbuf text; /* message, context */
 };
+
+/* Registers, then the address of the stack's bytes that follow. */
+static int
+put_context(struct dsm_wbuf *w, const struct fault_failure *f)
+{
+	uint64_t len =
+	    f->stack_len < CONTEXT_STACK ? f->stack_len : CONTEXT_STACK;
+	int err = dsm__wbuf_put(w, f->regs, sizeof(f->regs));
+
+	if (err == DSM_OK)
+		err = dsm__wbuf_put(w, &f->stack, sizeof(f->stack));
+	if (err == DSM_OK)
+		err = dsm__wbuf_put(w, (const void *)f->stack, len);
+	return err;
+}
 
 static void
 note_failure(struct outcome *out)
 {
 	const struct fault_failure *f = fault_last();
+	struct dsm_rec_failure *rec = &out->failure;
+	const char *text = f->text;
+	size_t len = strlen(text);
 
+	/* taskrt_fail leaves its message, then aborts. */
+	if (f->signal == SIGABRT && sl.page != NULL && sl.page->failure[0]) {
+		text = sl.page->failure;
+		len = strnlen(text, sizeof(sl.page->failure));
+	}
 	out->failed = 1;
-	/* Where a forbidden call is made is libc, which says nothing. */
-	if (f->signal == SIGABRT && sl.page != NULL && sl.page->failure[0])
-		snprintf(out->text, sizeof(out->text), "%.*s",
-		         (int)sizeof(sl.page->failure), sl.page->failure);
-	else if (f->kind == DSM_FAIL_CRASH && f->pc != 0)
-		snprintf(out->text, sizeof(out->text), "%s\nat 0x%llx", f->text,
-		         (unsigned long long)f->pc);
-	else
-		snprintf(out->text, sizeof(out->text), "%s", f->text);
-	out->failure.task = atomic_load(&sl.ctl->current);
-	out->failure.addr = f->addr;
-	out->failure.kind = f->kind;
-	out->failure.signal = f->signal;
-	out->failure.text_off = 0;
-	out->failure.text_len = (uint32_t)strlen(out->text);
+	rec->task = atomic_load(&sl.ctl->current);
+	rec->addr = f->addr;
+	rec->kind = f->kind;
+	rec->signal = f->signal;
+	rec->text_off = 0;
+	rec->text_len = (uint32_t)len;
+	/* Without memory for it there is just less to say. */
+	if (dsm__wbuf_put(&out->text, text, len) != DSM_OK)
+		rec->text_len = 0;
+	else if (put_context(&out->text, f) == DSM_OK)
+		rec->context_len = (uint32_t)out->text.len - rec->text_len;
 }
 
 /* Tasks [lo, hi) as one writer. Returns 0 to go on, 1 when it failed. */
@@ -185,8 +205,8 @@ send_done(const struct dsm_msg_exec *x, struct outcome *out)
 		dsm__wbuf_reset(&failure);
 		err = dsm__pack_failure(&failure, &out->failure);
 		m.failures = (struct dsm_array){failure.ptr, 1};
-		m.texts = (struct dsm_blob){(const uint8_t *)out->text,
-		                            out->failure.text_len};
+		m.texts =
+		    (struct dsm_blob){out->text.ptr, (uint32_t)out->text.len};
 	}
 	sl.counters.chunks++;
 	dsm__wbuf_reset(&counters);

@@ -131,13 +131,12 @@ look_up(int nr)
 }
 
 static int
-forbidden(struct fault_failure *f, const ucontext_t *uc, uint32_t kind,
-          uint32_t signal, const char *text)
+forbidden(struct fault_failure *f, uint32_t kind, uint32_t signal,
+          const char *text)
 {
 	f->kind = kind;
 	f->signal = signal;
 	f->addr = 0;
-	f->pc = arch_pc(uc);
 	snprintf(f->text, sizeof(f->text), "%s", text);
 	return FAULT_FAILED;
 }
@@ -262,7 +261,7 @@ task_futex(ucontext_t *uc, struct fault_failure *f)
 		return FAULT_NONE;
 	}
 	return forbidden(
-	    f, uc, DSM_FAIL_FORBIDDEN, 0,
+	    f, DSM_FAIL_FORBIDDEN, 0,
 	    "waits for a lock or condition that no one in the task can "
 	    "release");
 }
@@ -311,14 +310,14 @@ is_abort(const ucontext_t *uc, int nr)
 
 /* Why, as far as the task has said so. */
 static int
-aborted(const ucontext_t *uc, uint64_t task, struct fault_failure *f)
+aborted(uint64_t task, struct fault_failure *f)
 {
 	char words[400], text[sizeof(f->text)];
 
 	output_last_words(task, words, sizeof(words));
 	snprintf(text, sizeof(text), "abort() was called%s%s",
 	         words[0] != '\0' ? "; last on stderr: " : "", words);
-	return forbidden(f, uc, DSM_FAIL_CRASH, SIGABRT, text);
+	return forbidden(f, DSM_FAIL_CRASH, SIGABRT, text);
 }
 
 int
@@ -331,7 +330,7 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
 	uint64_t p;
 
 	if (is_abort(uc, nr))
-		return aborted(uc, task, failure);
+		return aborted(task, failure);
 	if (nr == TASKRT_CALL_BORROW)
 		return task_borrow(uc);
 	if (nr == SYS_futex)
@@ -339,7 +338,7 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
 	if (nr == SYS_getrandom)
 		return task_random(uc);
 	if (is_thread_stack(uc, nr))
-		return forbidden(failure, uc, DSM_FAIL_FORBIDDEN, 0,
+		return forbidden(failure, DSM_FAIL_FORBIDDEN, 0,
 		                 "starting a thread is not allowed in a task");
 	if (stdio_call(uc, nr, task))
 		return FAULT_NONE;
@@ -375,5 +374,5 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
 	else
 		snprintf(text, sizeof(text),
 		         "system call %d is not allowed in a task", nr);
-	return forbidden(failure, uc, DSM_FAIL_FORBIDDEN, 0, text);
+	return forbidden(failure, DSM_FAIL_FORBIDDEN, 0, text);
 }

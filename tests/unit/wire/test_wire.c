@@ -389,7 +389,7 @@ static void
 test_done_has_its_golden_bytes(void)
 {
 	const struct dsm_rec_taskset set = {100, 0, 14};
-	const struct dsm_rec_failure failure = {101, 0x10, 1, 11, 0, 5};
+	const struct dsm_rec_failure failure = {101, 0x10, 1, 11, 0, 5, 0};
 	/* stored, 14 bytes: page 0x12345, one run of 4 bytes at offset 8 */
 	static const uint8_t masks[] = {0, 14, 0, 0, 0, 0x52, 0x34, 0x12, 0, 0,
 	                                0, 0,  0, 1, 0, 8,    0,    4,    0};
