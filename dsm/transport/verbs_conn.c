@@ -699,9 +699,10 @@ make_completions(struct queue *q, struct dsm_error *e)
 	if (flags < 0 ||
 	    fcntl(q->channel->fd, F_SETFL, flags | O_NONBLOCK) != 0)
 		goto failed;
-	q->cq =
-	    q->lib->create_cq(ctx, (int)(q->depth + VERBS_EMPTIES + VERBS_SQ),
-	                      NULL, q->channel, 0);
+	/* Not all on one processor: the vector is as good as random. */
+	q->cq = q->lib->create_cq(
+	    ctx, (int)(q->depth + VERBS_EMPTIES + VERBS_SQ), NULL, q->channel,
+	    (int)(q->psn % (uint32_t)ctx->num_comp_vectors));
 	if (q->cq != NULL)
 		return DSM_OK;
 failed:
