@@ -66,9 +66,10 @@
 #define CLOSE_NS (100 * DSM_MS)
 #define EMPTY_NS (10 * DSM_MS)
 #define SPINS_PER_CLOCK 8
-/* 4.096 us * 2^14 = 67 ms, seven times: 0.5 s. Adapters may take up to four times
- * that. Not 7 retries: Soft-RoCE never stops then. */
-#define ACK_TIMEOUT 14
+/* 4.096 us * 2^15 = 134 ms, seven times: 0.9 s. Adapters may take up to four times
+ * that; a busy virtual machine needs half of it without anything being lost. Not 7
+ * retries: Soft-RoCE never stops then. */
+#define ACK_TIMEOUT 15
 #define ACK_RETRIES 6
 /* Never needed: the receives are there. Then it had better be seen. */
 #define RNR_RETRIES 0

