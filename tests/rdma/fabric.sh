@@ -4,7 +4,8 @@
 # crosses a link, which can be set down. In one network namespace, because Soft-RoCE
 # does not work from others. For that, addresses of this machine must be reached
 # through the pair instead of at once: the table of local addresses is looked up
-# last, except for packets that have come in through the pair.
+# last, except for packets that have come in through the pair. Frames are large, so
+# that a page is one packet.
 set -eu
 
 ends=(va vb)
@@ -15,7 +16,10 @@ mac() { # INTERFACE
 	cat "/sys/class/net/$1/address"
 }
 
-ip link add "${ends[0]}" type veth peer name "${ends[1]}"
+ip link add "${ends[0]}" mtu 9000 type veth peer name "${ends[1]}" mtu 9000
+# Else what is in flight overruns a queue, as it would on no RDMA fabric: veth has
+# no flow control, and lost packets cost a time-out.
+echo 100000 >/proc/sys/net/core/netdev_max_backlog
 for name in all "${ends[@]}"; do
 	conf=/proc/sys/net/ipv4/conf/$name
 	echo 1 >"$conf/accept_local"
