@@ -4,6 +4,7 @@
 # make test T=dsm.wire  the unit suites whose name starts with that
 # make demo             render a picture on all cores: examples/demo.sh
 # make bench            one JSON object a line
+# make bench-rdma       those that need an RDMA device, in that virtual machine
 # make lint             layout, clang-tidy, shellcheck, layers
 # make fuzz             libFuzzer over tests/fuzz (FUZZ_SECONDS each)
 # make install          see install.mk, also for packages
@@ -138,7 +139,7 @@ slots := $(if $(slot_own),$(foreach v,a b,$(B)/slot/taskrt-slot-$(v) \
 	$(B)/slot/taskrt-slot-verbs-$(v)))
 
 .PHONY: all libs programs examples bench-program test-programs unit-tests test \
-	test-rdma demo bench lint check-layers fuzz fuzz-programs clean
+	test-rdma bench-rdma demo bench lint check-layers fuzz fuzz-programs clean
 all: libs programs examples bench-program test-programs
 libs: $(libdsm) $(libtaskrt) $(shared) $(slots)
 programs: $(programs)
@@ -273,6 +274,12 @@ test-rdma:
 	@tools/setup.sh test
 	+@$(sub) all
 	@tests/rdma/run.sh $(B)
+
+# Where there is a device, make bench does it.
+bench-rdma:
+	@tools/setup.sh rdma >&2
+	+@$(sub) libs programs bench-program >&2
+	@tests/rdma/guest.sh $(B) 600 "tests/rdma/bench.sh '$(B)' $(BENCH_ARGS)"
 
 demo:
 	@tools/setup.sh build

@@ -129,9 +129,10 @@ hex() {
 	printf %s "$1" | od -An -v -tx1 | tr -d ' \n'
 }
 
+# No protection keys: emulated, each signal throws the whole TLB away.
 boot() {
 	timeout -k 5 "$limit" qemu-system-x86_64 -accel tcg,thread=multi \
-		-cpu max -smp 2 -m "$memory" -nodefaults -no-user-config \
+		-cpu max,pku=off -smp 2 -m "$memory" -nodefaults -no-user-config \
 		-display none -no-reboot -monitor none -serial stdio \
 		-kernel "$cache/vmlinuz" -initrd "$cache/initramfs" \
 		-append "console=ttyS0 quiet panic=-1 $options" \
