@@ -191,7 +191,7 @@ test_an_open_device_says_what_it_is(void)
 
 	MUST_OK(try_open("device=rxb", &e));
 	MUST(says(&e, "rxb port 1, RoCE v2, GID "));
-	MUST(says(&e, "(10.1.0.2), MTU 1024"));
+	MUST(says(&e, "(10.1.0.2), MTU 4096"));
 	MUST_OK(try_open("device=rxb,gid=0", &e));
 	MUST(says(&e, "GID 0 (fe80::"));
 }
