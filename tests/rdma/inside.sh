@@ -11,7 +11,8 @@ tests/rdma/fabric.sh || {
 	echo "0 passed, 1 failed"
 	exit 1
 }
-for prefix in dsm.base dsm.transport.verbs dsm.transport.loop dsm.heap.regions.rdma dsm.image; do
+for prefix in dsm.base dsm.transport.verbs dsm.transport.loop \
+	dsm.heap.regions.rdma dsm.image; do
 	part "$prefix in the guest" "$BUILD/tests/unit" "$prefix"
 done
 part "smoke test in the guest" tests/e2e/run.sh smoke
