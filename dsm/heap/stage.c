@@ -890,44 +890,129 @@ dsm__stage_commit(struct dsm_stage *s, struct dsm_map *map,
 
 /* --- reports --- */
 
-/* Copy from the pair's runs what continues buf[0..found) at addr. */
-static size_t
-peek_pair(struct reader *r, uint64_t addr, uint8_t *buf, size_t found,
-          size_t cap)
+/* A value that is looked for. */
+struct want {
+	struct dsm_value *value;
+	uint64_t attempt; /* that `have` is of */
+	unsigned have;    /* bit: byte is known */
+};
+
+/* Those of an attempt, by task, then address. */
+struct wants {
+	struct want *v;
+	size_t n;
+	const struct attempt *attempt;
+};
+
+static int
+compare_wants(const void *a, const void *b)
 {
-	struct dsm_write w;
+	const struct dsm_value *x = ((const struct want *)a)->value;
+	const struct dsm_value *y = ((const struct want *)b)->value;
 
-	while (found < cap && reader_next(r, &w) == 1) {
-		uint64_t at = addr + found, n;
-
-		if (at < w.addr || at - w.addr >= w.len)
-			continue;
-		n = w.len - (at - w.addr);
-		n = n < cap - found ? n : cap - found;
-		memcpy(buf + found, w.bytes + (at - w.addr), n);
-		found += n;
-	}
-	return found;
+	if (x->task != y->task)
+		return x->task < y->task ? -1 : 1;
+	return (x->addr > y->addr) - (x->addr < y->addr);
 }
 
-size_t
-dsm__stage_peek(const struct dsm_stage *s, uint64_t attempt, uint64_t addr,
-                void *buf, size_t cap)
+/* The first that may reach to addr in a task or comes after all that do. */
+static size_t
+first_want(const struct wants *x, uint64_t task, uint64_t addr)
 {
-	const struct attempt *a = dsm__idtab_get(&s->attempts, attempt);
-	struct reader r = {0};
-	size_t found = 0, before;
+	size_t lo = 0, hi = x->n; /* those before lo come before */
 
-	/* Bytes that follow each other may lie in any two parts. */
-	do {
-		before = found;
-		for (const struct part *p = a == NULL ? NULL : a->first;
-		     p != NULL; p = p->next) {
-			reader_open(&r, p);
-			while (found < cap && reader_pair(&r) == 1)
-				found = peek_pair(&r, addr, buf, found, cap);
-		}
-	} while (found > before && found < cap);
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+		const struct dsm_value *v = x->v[mid].value;
+
+		if (v->task < task ||
+		    (v->task == task && v->addr + DSM_VALUE_MAX <= addr))
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static int
+is_wanted(const struct wants *x, uint64_t task)
+{
+	size_t i = first_want(x, task, 0);
+
+	return i < x->n && x->v[i].value->task == task;
+}
+
+static void
+fill_want(const struct wants *x, struct want *want, const struct dsm_write *w)
+{
+	struct dsm_value *v = want->value;
+
+	if (want->have != 0 && want->attempt > x->attempt->id)
+		return;
+	for (unsigned i = 0; i < v->len; i++) {
+		uint64_t off = v->addr + i - w->addr;
+
+		if (off >= w->len)
+			continue;
+		if (want->attempt != x->attempt->id)
+			want->have = 0;
+		want->attempt = x->attempt->id;
+		want->have |= 1u << i;
+		v->bytes[i] = w->bytes[off];
+	}
+}
+
+/* Borrowed bytes may have become nonsense: then there is less to say. */
+static void
+fill_part(const struct wants *x, struct reader *r, const struct part *p)
+{
+	struct dsm_write w;
+	int wanted = 0;
+
+	for (size_t i = 0; i < p->n_marks && !wanted; i++)
+		wanted = is_wanted(x, p->marks[i].task);
+	if (!wanted)
+		return;
+	reader_open(r, p);
+	while (reader_pair(r) == 1) {
+		uint64_t task = task_of_pair(r);
+
+		if (!is_wanted(x, task))
+			continue;
+		while (reader_next(r, &w) == 1)
+			for (size_t i = first_want(x, task, w.addr);
+			     i < x->n && x->v[i].value->task == task &&
+			     (x->v[i].value->addr < w.addr ||
+			      x->v[i].value->addr - w.addr < w.len);
+			     i++)
+				fill_want(x, &x->v[i], &w);
+	}
+}
+
+void
+dsm__stage_values(struct dsm_stage *s, struct dsm_value *values, size_t n)
+{
+	struct wants x = {.v = chunk_alloc(s, (n + 1) * sizeof(*x.v)), .n = n};
+	struct reader r = {0};
+
+	for (size_t i = 0; i < n; i++)
+		values[i].n = 0;
+	if (x.v == NULL)
+		return;
+	for (size_t i = 0; i < n; i++)
+		x.v[i] = (struct want){.value = &values[i]};
+	qsort(x.v, n, sizeof(*x.v), compare_wants);
+	for (size_t i = 0; i < s->attempts.cap; i++) {
+		const struct attempt *a = s->attempts.v[i].p;
+
+		if (a == NULL || !a->whole)
+			continue;
+		x.attempt = a;
+		for (const struct part *p = a->first; p != NULL; p = p->next)
+			fill_part(&x, &r, p);
+	}
 	reader_fini(&r);
-	return found;
+	for (size_t i = 0; i < n; i++)
+		if (x.v[i].have == (1u << x.v[i].value->len) - 1)
+			x.v[i].value->n = x.v[i].value->len;
 }

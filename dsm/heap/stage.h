@@ -82,9 +82,18 @@ void dsm__stage_outside(struct dsm_stage *s, struct dsm_map *map,
                         struct dsm_client_race *races, size_t races_cap,
                         size_t *n_races_p);
 
-/* For race reports: the bytes attempt wrote in [addr, addr+len), up to cap.
- * Returns how many were found contiguous from addr. */
-size_t dsm__stage_peek(const struct dsm_stage *s, uint64_t attempt,
-                       uint64_t addr, void *buf, size_t cap);
+/*
+ * For race reports: what a task has written in [addr, addr + len). Where several
+ * whole attempts have it, that is the newest one's.
+ */
+#define DSM_VALUE_MAX 8
+struct dsm_value {
+	uint64_t task, addr;
+	uint32_t len; /* 1 to DSM_VALUE_MAX */
+	uint32_t n;   /* [out] len: `bytes` are known; 0: not all of them are */
+	uint8_t bytes[DSM_VALUE_MAX];
+};
+/* One pass over the write sets of these tasks, however many values are asked for. */
+void dsm__stage_values(struct dsm_stage *s, struct dsm_value *values, size_t n);
 
 #endif

@@ -316,11 +316,50 @@ add_failures(const struct taskrt__report_source *src, struct taskrt__report *r,
 	return DSM_OK;
 }
 
+/* "00 00 f0 3f" */
+static size_t
+describe_value(const struct dsm_value *v, size_t len, char *buf, size_t size)
+{
+	size_t used = 0;
+
+	for (uint32_t i = 0; i < v->n; i++)
+		used += (size_t)snprintf(buf + used, size - used, "%s%02x",
+		                         i > 0 ? " " : "", v->bytes[i]);
+	if (len > v->n)
+		used += (size_t)snprintf(buf + used, size - used, " ...");
+	return used;
+}
+
+/* ": 00 f0 3f and 00 00 40", from the first byte on; "" when nothing is known. */
+static void
+describe_values(const struct taskrt__report_source *src,
+                const struct taskrt_race *race, const struct dsm_value *v,
+                char *buf, size_t size)
+{
+	const struct dsm_value *one = v[0].n > 0 ? &v[0] : &v[1];
+	size_t used = 0;
+
+	buf[0] = '\0';
+	if (one->n == 0)
+		return;
+	used += (size_t)snprintf(buf, size, ": ");
+	used += describe_value(one, race->len, buf + used, size - used);
+	if (v[0].n > 0 && v[1].n > 0) {
+		used += (size_t)snprintf(buf + used, size - used, " and ");
+		describe_value(&v[1], race->len, buf + used, size - used);
+	} else if (one == &v[1] && race->task_b == TASKRT_CLIENT) {
+		snprintf(buf + used, size - used, " by the program");
+	} else {
+		snprintf(buf + used, size - used, " by %s %zu", noun(src->loop),
+		         one == &v[0] ? race->task_a : race->task_b);
+	}
+}
+
 static int
 add_race(const struct taskrt__report_source *src, struct taskrt_race *race,
-         struct dsm_wbuf *w)
+         const struct dsm_value *values, struct dsm_wbuf *w)
 {
-	char where[240], text[400];
+	char where[240], text[520];
 
 	describe_where(src, (uintptr_t)race->addr, where, sizeof(where));
 	if (race->task_b == TASKRT_CLIENT && race->task_a == TASKRT_CLIENT)
@@ -339,6 +378,9 @@ add_race(const struct taskrt__report_source *src, struct taskrt_race *race,
 		         "%ss %zu and %zu both wrote %zu byte%s %s",
 		         noun(src->loop), race->task_a, race->task_b, race->len,
 		         race->len == 1 ? "" : "s", where);
+	if (values != NULL)
+		describe_values(src, race, values, text + strlen(text),
+		                sizeof(text) - strlen(text));
 	return put_string(w, text, &race->message);
 }
 
@@ -372,7 +414,10 @@ add_races(const struct taskrt__report_source *src, struct taskrt__report *r,
 				};
 		}
 		if (err == DSM_OK)
-			err = add_race(src, &v[i], w);
+			err = add_race(src, &v[i],
+			               src->values != NULL ? &src->values[2 * i]
+			                                   : NULL,
+			               w);
 		if (err != DSM_OK)
 			return err;
 	}

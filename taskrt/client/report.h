@@ -9,6 +9,7 @@
 
 #include "../../dsm/base/counters.h"
 #include "../../dsm/base/status.h"
+#include "../../dsm/heap/stage.h"
 #include "../../dsm/wire/wire.h"
 #include <taskrt/taskrt.h>
 
@@ -31,6 +32,9 @@ struct taskrt__report_source {
 	/* Races with the program itself, after the listed ones. */
 	const struct taskrt_race *client_races;
 	size_t n_client_races;
+	/* Two a race, listed ones first: what task_a and task_b wrote; n 0: that
+	 * is not known. NULL: nothing is. */
+	const struct dsm_value *values;
 	const struct dsm_counters *counters; /* may be NULL */
 	/* Says what an address is in: "temperatures[17]". "" if unknown. */
 	void (*where)(void *ctx, const void *addr, char *buf, size_t size);

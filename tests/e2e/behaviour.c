@@ -235,6 +235,7 @@ two_writers_of_one_byte_are_a_race_and_change_nothing(void)
 	CHECK(r->races[0].task_a == 0 && r->races[0].task_b == 1);
 	CHECK(r->races[0].addr == (void *)p);
 	CHECK(r->races[0].len == 1);
+	CHECK(strstr(r->races[0].message, ": 01 and 01") != NULL);
 	CHECK(p[0] == 0 && p[50] == 7);
 	dsm_free(p);
 }
@@ -1667,6 +1668,7 @@ a_byte_of_a_task_and_the_program_is_a_race(void)
 	CHECK(r->races[0].task_a == 0 && r->races[0].task_b == TASKRT_CLIENT);
 	CHECK(r->races[0].addr == (void *)&p[1030] && r->races[0].len == 1);
 	CHECK(strstr(r->races[0].message, "the program itself") != NULL);
+	CHECK(strstr(r->races[0].message, ": 07 and 46") != NULL);
 	CHECK(p[1024] == 0 && p[1030] == 70 && p[1031] == 0 && p[1032] == 90);
 	/* Its own writes are in the next snapshot. */
 	CHECK(taskrt_run(&t, 1, NULL) == 0);

@@ -93,6 +93,7 @@ struct taskrt_race {
 	size_t task_a, task_b;
 	void *addr; /* first byte both wrote */
 	size_t len; /* bytes in a row */
+	/* With the first 8 bytes that each wrote, in hexadecimal */
 	const char *message;
 };
 

@@ -170,6 +170,51 @@ test_races_name_both_tasks_and_the_block(void)
 }
 
 static void
+test_races_show_what_each_side_wrote(void)
+{
+	const struct taskrt_race by_client = {
+	    .task_a = 3,
+	    .task_b = TASKRT_CLIENT,
+	    .addr = (void *)0x7000,
+	    .len = 1,
+	};
+	const struct dsm_value values[] = {
+	    {.n = 2, .bytes = {0xf0, 0x3f}},
+	    {.n = 2, .bytes = {0x00, 0x40}},
+	    {.n = 8, .bytes = {1, 2, 3, 4, 5, 6, 7, 8}},
+	    {.n = 0},
+	    {.n = 0},
+	    {.n = 0},
+	    {.n = 0},
+	    {.n = 1, .bytes = {0x2a}},
+	};
+	struct taskrt__report *r;
+
+	reset();
+	add_race(1, 2, 0x5000, 2);
+	add_race(1, 4, 0x6000, 9);
+	add_race(5, 6, 0x6100, 1);
+	struct taskrt__report_source src = source(TASKRT_ERACE);
+	src.client_races = &by_client;
+	src.n_client_races = 1;
+	src.values = values;
+	src.where = where;
+	MUST_OK(taskrt__report_make(&src, &r));
+	const struct taskrt_race *v = r->pub.races;
+	MUST(strcmp(v[0].message, "tasks 1 and 2 both wrote 2 bytes at 0x5000 "
+	                          "(temperatures[17]): f0 3f and 00 40") == 0);
+	/* What is not known is not made up. */
+	MUST(strcmp(v[1].message,
+	            "tasks 1 and 4 both wrote 9 bytes at 0x6000: "
+	            "01 02 03 04 05 06 07 08 ... by task 1") == 0);
+	MUST(strcmp(v[2].message,
+	            "tasks 5 and 6 both wrote 1 byte at 0x6100") == 0);
+	MUST(strcmp(v[3].message, "task 3 and the program itself both wrote 1 "
+	                          "byte at 0x7000: 2a by the program") == 0);
+	taskrt__report_free(r);
+}
+
+static void
 test_races_of_chunks_say_how_to_find_the_iterations(void)
 {
 	struct taskrt__report *r;
@@ -322,6 +367,7 @@ SUITE(taskrt_client_report, "taskrt.client.report",
       T(test_before_any_run_the_report_is_empty),
       T(test_failures_come_root_causes_first),
       T(test_races_name_both_tasks_and_the_block),
+      T(test_races_show_what_each_side_wrote),
       T(test_races_of_chunks_say_how_to_find_the_iterations),
       T(test_a_failure_says_where_in_the_program_it_was),
       T(test_all_races_are_counted_but_only_listed_ones_shown),

@@ -732,28 +732,92 @@ test_without_a_conflict_an_asynchronous_commit_is_applied(void)
 	tear_down(&f);
 }
 
-/* --- peek --- */
+/* --- values --- */
+
+/* A whole attempt of one part: first's pair, then second's when there is one. */
+static void
+stage_tasks(struct fixture *f, uint64_t id, struct set *a, uint64_t task_a,
+            struct set *b, uint64_t task_b)
+{
+	struct dsm_wbuf packed = set_pack(a, 1), more, marks = {0};
+	const struct dsm_rec_mark first = {task_a, 0},
+	                          second = {task_b, packed.len};
+
+	MUST_OK(dsm__pack_mark(&marks, &first));
+	if (b != NULL) {
+		more = set_pack(b, 1);
+		MUST_OK(dsm__pack_mark(&marks, &second));
+		MUST_OK(dsm__wbuf_put(&packed, more.ptr, more.len));
+		dsm__wbuf_fini(&more);
+	}
+	struct dsm_array array = {marks.ptr, b != NULL ? 2 : 1};
+	MUST_OK(dsm__stage_add(f->stage, id, 0, 1, packed.ptr, packed.len));
+	MUST_OK(dsm__stage_marks(f->stage, id, &array));
+	dsm__wbuf_fini(&marks);
+	dsm__wbuf_fini(&packed);
+}
 
 static void
-test_peek_shows_what_an_attempt_wrote(void)
+test_values_are_what_each_task_wrote_at_an_address(void)
 {
 	struct fixture f;
-	struct set a = {0}, b = {0};
-	char buf[300];
+	struct set a = {0}, b = {0}, c = {0};
 
 	set_up(&f);
-	set_add(&b, f.heap + DSM_PAGE, 0, 100, 'b');
-	stage_set(&f, 1, 0, 0, &b);
-	set_add(&a, f.heap, 4000, 96, 'a');
-	stage_set(&f, 1, 1, 1, &a);
-	/* 96 bytes of one part, 100 of the other. */
-	MUST_BE(dsm__stage_peek(f.stage, 1, addr_of(f.heap + 4000), buf, 300),
-	        196);
-	MUST(is_filled(buf, 'a', 96) && is_filled(buf + 96, 'b', 100));
-	MUST_BE(dsm__stage_peek(f.stage, 1, addr_of(f.heap + 4090), buf, 8), 8);
-	MUST(is_filled(buf, 'a', 6) && is_filled(buf + 6, 'b', 2));
-	MUST_BE(dsm__stage_peek(f.stage, 1, addr_of(f.heap), buf, 8), 0);
-	MUST_BE(dsm__stage_peek(f.stage, 2, addr_of(f.heap + 4000), buf, 8), 0);
+	/* Across a page's end, one byte in another, two tasks in one part. */
+	set_add(&a, f.heap, 4090, 6, 'a');
+	set_add(&a, f.heap + DSM_PAGE, 0, 600, 'A');
+	set_add(&b, f.heap, 4092, 2, 'b');
+	stage_tasks(&f, 1, &a, 7, &b, 9);
+	set_add(&c, f.heap, 4092, 4, 'c');
+	stage_tasks(&f, 2, &c, 8, NULL, 0);
+
+	struct dsm_value v[] = {
+	    {.task = 9, .addr = addr_of(f.heap + 4092), .len = 2},
+	    {.task = 7, .addr = addr_of(f.heap + 4092), .len = 8},
+	    {.task = 8, .addr = addr_of(f.heap + 4093), .len = 1},
+	    {.task = 7, .addr = addr_of(f.heap + DSM_PAGE + 599), .len = 1},
+	    /* Not all written, never written, no such task. */
+	    {.task = 9, .addr = addr_of(f.heap + 4092), .len = 3, .n = 3},
+	    {.task = 8, .addr = addr_of(f.heap + 9000), .len = 1, .n = 1},
+	    {.task = 6, .addr = addr_of(f.heap + 4092), .len = 1, .n = 1},
+	};
+	dsm__stage_values(f.stage, v, 7);
+	MUST_BE(v[0].n, 2);
+	MUST(memcmp(v[0].bytes, "bb", 2) == 0);
+	MUST_BE(v[1].n, 8);
+	MUST(memcmp(v[1].bytes, "aaaaAAAA", 8) == 0);
+	MUST_BE(v[2].n, 1);
+	MUST_BE(v[2].bytes[0], 'c');
+	MUST_BE(v[3].n, 1);
+	MUST_BE(v[3].bytes[0], 'A');
+	for (size_t i = 4; i < 7; i++)
+		MUST_BE(v[i].n, 0);
+	tear_down(&f);
+}
+
+static void
+test_values_of_a_task_that_ran_twice_are_the_newest_attempts(void)
+{
+	struct fixture f;
+	struct dsm_value v;
+
+	set_up(&f);
+	/* In whatever order the table has them. */
+	for (uint64_t id = 40; id > 20; id--) {
+		struct set s = {0};
+
+		set_add(&s, f.heap, 0, 4, (int)id);
+		stage_tasks(&f, id, &s, 3, NULL, 0);
+	}
+	/* One that was cut off does not count. */
+	struct set s = {0};
+	set_add(&s, f.heap, 0, 4, 99);
+	stage_set(&f, 50, 0, 0, &s);
+	v = (struct dsm_value){.task = 3, .addr = addr_of(f.heap), .len = 4};
+	dsm__stage_values(f.stage, &v, 1);
+	MUST_BE(v.n, 4);
+	MUST(is_filled((const char *)v.bytes, 40, 4));
 	tear_down(&f);
 }
 
@@ -777,4 +841,5 @@ SUITE(dsm_heap_stage, "dsm.heap.stage",
       T(test_a_race_with_the_program_has_the_task_of_its_pair),
       T(test_outside_the_heap_what_tasks_were_given_tells_of_races),
       T(test_without_a_conflict_an_asynchronous_commit_is_applied),
-      T(test_peek_shows_what_an_attempt_wrote));
+      T(test_values_are_what_each_task_wrote_at_an_address),
+      T(test_values_of_a_task_that_ran_twice_are_the_newest_attempts));
