@@ -18,6 +18,7 @@
 #include <link.h>
 #include <errno.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -27,6 +28,7 @@
 #include "../../dsm/heap/heap.h"
 #include "task.h"
 #include "taskpage.h"
+#include <taskrt/taskrt.h>
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
@@ -170,12 +172,57 @@ calloc(size_t n, size_t size)
 	return __libc_calloc(n, size);
 }
 
+/* --- what a task frees of the program's --- */
+
+#define IS_MMAPPED ((size_t)2) /* bits of the size in front of a block */
+#define PREV_IN_USE ((size_t)1)
+#define FLAGS ((size_t)7)
+
+/*
+ * Does p look like a block of libc's that is alive? libc itself looks when the
+ * block is freed in the program, at the commit, and ends the program when it does
+ * not. A task that touches nothing mapped here fails by that.
+ */
+static int
+is_block(const void *p)
+{
+	const uintptr_t at = (uintptr_t)p - 2 * sizeof(size_t);
+	const size_t *head = (const size_t *)p - 2;
+	size_t size, off;
+
+	if ((uintptr_t)p % 16 != 0)
+		return 0;
+	size = head[1] & ~FLAGS;
+	if (size < 32 || size % 16 != 0 || size > UINTPTR_MAX / 2 - at)
+		return 0;
+	if (head[1] & IS_MMAPPED)
+		return ((at - head[0]) | (head[0] + size)) % DSM_PAGE == 0;
+	/* The next one says whether this one is in use. */
+	off = size / sizeof(size_t);
+	return (head[off + 1] & PREV_IN_USE) != 0;
+}
+
+static void
+must_be_block(const void *p, int quiet)
+{
+	char text[80];
+
+	if (p == NULL || quiet || dsm__heap_has(p) || is_block(p))
+		return;
+	snprintf(text, sizeof(text),
+	         "free or realloc of %p, which malloc has not returned", p);
+	taskrt_fail(text);
+}
+
 void
 free(void *p)
 {
-	if (__builtin_expect(taskrt__in_task(), 0))
-		taskrt__task_drop(p, is_libc(RA));
-	else if (__builtin_expect(dsm__heap_has(p), 0))
+	if (__builtin_expect(taskrt__in_task(), 0)) {
+		const int quiet = is_libc(RA);
+
+		must_be_block(p, quiet);
+		taskrt__task_drop(p, quiet);
+	} else if (__builtin_expect(dsm__heap_has(p), 0))
 		dsm_free(p);
 	else
 		__libc_free(p);
@@ -184,8 +231,12 @@ free(void *p)
 void *
 realloc(void *p, size_t size)
 {
-	if (__builtin_expect(taskrt__in_task(), 0))
-		return taskrt__task_resize(p, size, RA, is_libc(RA));
+	if (__builtin_expect(taskrt__in_task(), 0)) {
+		const int quiet = is_libc(RA);
+
+		must_be_block(p, quiet);
+		return taskrt__task_resize(p, size, RA, quiet);
+	}
 	if (__builtin_expect(dsm__heap_has(p), 0))
 		return dsm_realloc(p, size);
 	return __libc_realloc(p, size);

@@ -341,6 +341,27 @@ stack_body(size_t i, void *ctx)
 		canary[1] = recurse(1000000);
 }
 
+/* One frame that steps over 32 MiB: locally a crash, too. */
+static int
+wide_frame(void)
+{
+	volatile char room[32 << 20];
+
+	room[0] = 1;
+	return room[0] + canary[0];
+}
+
+static int (*volatile wide)(void) = wide_frame;
+
+static void
+wide_body(size_t i, void *ctx)
+{
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		canary[1] = wide();
+}
+
 static void
 exit_body(size_t i, void *ctx)
 {
@@ -486,6 +507,12 @@ static void
 stack_overflow_is_one_failure(void)
 {
 	one_failure(stack_body, TASKRT_CRASH, SIGSEGV, 0);
+}
+
+static void
+frame_larger_than_the_stack_is_one_failure(void)
+{
+	one_failure(wide_body, TASKRT_CRASH, SIGSEGV, 0);
 }
 
 static void
@@ -1021,6 +1048,33 @@ two_tasks_that_free_the_same_block_do_no_harm(void)
 	CHECK(dsm_stats(&after) == 0);
 	CHECK(after.blocks == before.blocks - 1);
 	CHECK(taskrt_run(t, 0, NULL) == 0);
+}
+
+static void
+free_arg(void *arg)
+{
+	free(arg);
+	__asm__ volatile(""); /* no tail call: who calls free matters */
+}
+
+/* In a static program it leaks: there all callers look like libc. */
+static void
+free_of_what_malloc_has_not_returned_is_the_tasks_failure(void)
+{
+	int want = getauxval(AT_BASE) != 0 ? TASKRT_ETASK : 0;
+	char *block = calloc(1, 5000);
+	char *mapped = calloc(1, 1 << 20);
+	void *wild[] = {(void *)0x1234560, block + 1, block + 64,
+	                mapped + 64,       &want,     free_arg};
+
+	CHECK(block != NULL && mapped != NULL);
+	for (size_t i = 0; i < sizeof(wild) / sizeof(wild[0]); i++) {
+		struct taskrt_task t = {free_arg, wild[i]};
+
+		CHECK(taskrt_run(&t, 1, NULL) == want);
+	}
+	struct taskrt_task good[] = {{free_arg, block}, {free_arg, mapped}};
+	CHECK(taskrt_run(good, 2, NULL) == 0);
 }
 
 struct album {
@@ -2031,6 +2085,7 @@ static const struct {
     CASE(abort_is_one_failure),
     CASE(division_by_zero_is_one_failure),
     CASE(stack_overflow_is_one_failure),
+    CASE(frame_larger_than_the_stack_is_one_failure),
     CASE(exit_in_a_task_is_forbidden),
     CASE(open_in_a_task_is_forbidden),
     CASE(write_to_a_constant_is_one_failure),
@@ -2054,6 +2109,7 @@ static const struct {
     CASE(ten_thousand_blocks_come_back_from_as_many_tasks),
     CASE(tasks_may_return_blocks_for_ever),
     CASE(two_tasks_that_free_the_same_block_do_no_harm),
+    CASE(free_of_what_malloc_has_not_returned_is_the_tasks_failure),
     CASE(a_task_may_allocate_gigabytes),
     CASE(two_hundred_thousand_scattered_pages_can_be_read),
     CASE(hundred_thousand_scattered_pages_can_be_written),
