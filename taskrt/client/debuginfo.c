@@ -512,6 +512,18 @@ unwind(struct taskrt__debuginfo *d)
 	}
 }
 
+/* "taskrt_...", "taskrt::...", or, as templates are shown, "void taskrt::...<...". */
+static int
+is_ours(const char *function)
+{
+	const char *end = function + strcspn(function, "(<");
+	const char *at = strstr(function, "taskrt::");
+
+	if (strncmp(function, "taskrt_", 7) == 0)
+		return 1;
+	return at != NULL && at < end && (at == function || at[-1] == ' ');
+}
+
 /* The C and C++ libraries, and this one (which may be part of the program, as its
  * names show): not where a mistake is looked for. */
 static int
@@ -524,7 +536,7 @@ is_own(struct taskrt__debuginfo *d, uint64_t addr, const struct place *p)
 	Dwfl_Module *m = module_of(d, addr);
 	const char *path = NULL, *name;
 
-	if (m == NULL || strncmp(p->function, "taskrt_", 7) == 0 ||
+	if (m == NULL || is_ours(p->function) ||
 	    strncmp(p->line, "taskrt.hpp:", 11) == 0)
 		return 0;
 	name =
