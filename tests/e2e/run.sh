@@ -6,7 +6,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 2
 export BUILD=${BUILD-build}
-LIMIT=${E2E_SECONDS-300} # for each script
+LIMIT=${E2E_SECONDS-600} # for each script
 # shellcheck source=tools/parts.sh
 . tools/parts.sh
 skipped=0
