@@ -27,7 +27,8 @@ relay_wait(struct visit *v, const struct dsm_frame *f,
 	struct dsm_wbuf w = {0};
 
 	if (client == NULL) {
-		log_warn("%s: data link with a wrong session or key",
+		log_warn("%s: data link for a session that has ended, or with "
+		         "a wrong key",
 		         visit_name(v));
 		visit_refuse(v, DSM_EAUTH, "no such session, or a wrong key");
 		return;
@@ -72,7 +73,8 @@ relay_join(struct visit *v, const struct dsm_frame *f,
 
 	if (coord_session_client(s->core, m->session, m->key.ptr, m->key.len) ==
 	    NULL) {
-		log_warn("%s: relay with a wrong session or key",
+		log_warn("%s: relay for a session that has ended, or with a "
+		         "wrong key",
 		         visit_name(v));
 		visit_refuse(v, DSM_EAUTH, "no such session, or a wrong key");
 		return;
