@@ -1649,9 +1649,17 @@ an_address_that_was_unmapped_may_be_mapped_in_the_next_run(void)
 	struct taskrt_options one = {.max_slots = 1};
 	struct taskrt_task t = {touch_late, &seen};
 
-	late = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
-	            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	munmap(late, PAGE);
+	/* The session has its mappings before there is a hole; what else the
+	 * library and libc map is small and put at its end. */
+	static char there[PAGE];
+	late = there;
+	CHECK(taskrt_run(&t, 1, &one) == 0);
+	size_t hole = (size_t)64 << 20;
+	char *at = mmap(NULL, hole, PROT_NONE,
+	                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(at != MAP_FAILED);
+	munmap(at, hole);
+	late = at + hole / 2;
 	CHECK(taskrt_run(&t, 1, &one) == TASKRT_ETASK);
 	CHECK(mmap(late, PAGE, PROT_READ | PROT_WRITE,
 	           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
