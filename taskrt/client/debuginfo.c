@@ -537,7 +537,6 @@ is_own(struct taskrt__debuginfo *d, uint64_t addr, const struct place *p)
 	const char *path = NULL, *name;
 
 	if (m == NULL || is_ours(p->function) ||
-	    strstr(p->function, "taskrt::detail::") != NULL ||
 	    strncmp(p->line, "taskrt.hpp:", 11) == 0)
 		return 0;
 	name =
