@@ -325,6 +325,28 @@ coord__run_masks(struct coord *k, struct worker_peer *w,
 	return coord__masks_read(k, a, &m);
 }
 
+/* It goes on as it is: the client knows what lies where, and adds it up. */
+int
+coord__run_fetched(struct coord *k, struct worker_peer *w,
+                   const struct dsm_frame *f)
+{
+	struct dsm_msg_fetched m;
+	struct run *r = NULL;
+	struct attempt *a;
+	int err = dsm__decode_fetched(f->body, f->len, &m);
+
+	if (err == DSM_OK)
+		err = dsm__places_check(&m.places);
+	if (err == DSM_OK)
+		err = find_held(k, w, m.session, m.run, m.attempt, &r, &a);
+	if (err != DSM_OK || a == NULL || a->state != ATTEMPT_OUT)
+		return err;
+	if ((r->m.flags & DSM_RUN_FETCHED) == 0)
+		return DSM_EPROTO;
+	coord__peer_send(r->session->client, DSM_MSG_FETCHED, f->body, f->len);
+	return DSM_OK;
+}
+
 int
 coord__run_returned(struct coord *k, struct worker_peer *w,
                     const struct dsm_frame *f)

@@ -419,6 +419,8 @@ on_frame(struct coord *k, struct coord_peer *p, const struct dsm_frame *f)
 			return coord__run_done(k, p->worker, f);
 		case DSM_MSG_MASKS:
 			return coord__run_masks(k, p->worker, f);
+		case DSM_MSG_FETCHED:
+			return coord__run_fetched(k, p->worker, f);
 		case DSM_MSG_RETURNED:
 			return coord__run_returned(k, p->worker, f);
 		case DSM_MSG_UNFIT:

@@ -222,6 +222,8 @@ int coord__run_done(struct coord *k, struct worker_peer *w,
                     const struct dsm_frame *f);
 int coord__run_masks(struct coord *k, struct worker_peer *w,
                      const struct dsm_frame *f);
+int coord__run_fetched(struct coord *k, struct worker_peer *w,
+                       const struct dsm_frame *f);
 int coord__run_returned(struct coord *k, struct worker_peer *w,
                         const struct dsm_frame *f);
 int coord__run_stored(struct session *s, const struct dsm_frame *f);

@@ -18,7 +18,7 @@
 #define MAX_TASKS (UINT64_C(1) << 40)
 #define KNOWN_FLAGS                                                  \
 	(DSM_RUN_RANGES | DSM_RUN_KEEP_PARTIAL | DSM_RUN_FAIL_FAST | \
-	 DSM_RUN_ISOLATE)
+	 DSM_RUN_ISOLATE | DSM_RUN_FETCHED)
 #define DEFAULT_RETRIES 3
 #define PROGRESS_AFTER (500 * DSM_MS)
 #define PROGRESS_EVERY (250 * DSM_MS)

@@ -324,6 +324,20 @@ slot_masks(struct wslot *s, const struct dsm_frame *f)
 }
 
 static void
+slot_fetched(struct wslot *s, const struct dsm_frame *f)
+{
+	struct dsm_msg_fetched m;
+
+	if (dsm__decode_fetched(f->body, f->len, &m) != DSM_OK ||
+	    dsm__places_check(&m.places) != DSM_OK || s->n_out == 0 ||
+	    m.session != s->ss->id || m.run != s->out[0].run ||
+	    m.attempt != s->out[0].attempt)
+		nonsense(s, f);
+	else if (s->ss->state != WSESSION_CLOSING)
+		worker_pass_on(s->ss->w, f);
+}
+
+static void
 slot_link(struct wslot *s, const struct dsm_frame *f)
 {
 	char transport[sizeof(s->ss->way.transport)];
@@ -372,6 +386,8 @@ slot_frame(struct wslot *s, const struct dsm_frame *f)
 		slot_link(s, f);
 	else if (f->type == DSM_MSG_MASKS)
 		slot_masks(s, f);
+	else if (f->type == DSM_MSG_FETCHED)
+		slot_fetched(s, f);
 	else
 		slot_done(s, f);
 }

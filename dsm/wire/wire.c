@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "../base/counters.h"
+#include "../base/page.h"
 
 /* --- buffer --- */
 
@@ -337,6 +338,21 @@ dsm__str(const char *s)
 	/* Longer than any STR: the encoder says no. */
 	return (struct dsm_str){s,
 	                        len > UINT32_MAX ? UINT32_MAX : (uint32_t)len};
+}
+
+int
+dsm__places_check(const struct dsm_array *places)
+{
+	struct dsm_rec_place r;
+
+	if (places->n > DSM_FETCHED_MAX)
+		return DSM_EPROTO;
+	for (uint32_t i = 0; i < places->n; i++)
+		if (dsm__unpack_place(places, i, &r) != DSM_OK ||
+		    r.start % DSM_PAGE != 0 || r.start > UINT64_MAX / 2 ||
+		    r.n_pages > DSM_READ_MAX)
+			return DSM_EPROTO;
+	return DSM_OK;
 }
 
 int

@@ -66,7 +66,9 @@ enum dsm_run_mode {
 #define DSM_RUN_RANGES 1u /* the RUN brings a new table of ranges */
 #define DSM_RUN_KEEP_PARTIAL 2u
 #define DSM_RUN_FAIL_FAST 4u
-#define DSM_RUN_ISOLATE 8u /* each iteration its own writer */
+#define DSM_RUN_ISOLATE 8u   /* each iteration its own writer */
+#define DSM_RUN_FETCHED 16u  /* say FETCHED */
+#define DSM_FETCHED_MAX 512u /* records in one FETCHED */
 #define DSM_WRITES_LAST 1u
 /* HELLO offers, WELCOME answers with those in use. */
 #define DSM_FEATURE_VERBS UINT64_C(1) /* data link: QP may follow */
@@ -163,6 +165,8 @@ const char *dsm__msg_name(unsigned type);
 /* Copy a STR into buf (NUL-terminated, cut at size - 1). Returns buf. */
 char *dsm__str_copy(char *buf, size_t size, struct dsm_str s);
 struct dsm_str dsm__str(const char *s);
+/* The places of a FETCHED make sense: DSM_OK, or DSM_EPROTO. */
+int dsm__places_check(const struct dsm_array *places);
 /* Counters <-> BLOB. Decoding accepts fewer counters than we know (0 for the
  * rest) and more (ignored): an older or newer peer. */
 int dsm__counters_pack(struct dsm_wbuf *w, const void *counters);

@@ -145,6 +145,8 @@ take(const struct space_range *r, uint32_t upto)
 	ft.p.counters->pages_fetched += w->done - before;
 	ft.p.counters->pages_prefetched += w->done - before;
 	ft.p.counters->bytes_fetched += (w->done - before) * DSM_PAGE;
+	places_pages(ft.p.places, w->addr + before * DSM_PAGE,
+	             w->done - before);
 	if (w->done == w->n) {
 		show_claim(0, 0, 0);
 		w->n = 0;
@@ -394,6 +396,7 @@ fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 	uint64_t start = dsm__now();
 	struct window w = {0};
 	enum fetch_result result = FETCH_PRESENT;
+	uint64_t waited;
 
 	addr = dsm__page_down(addr);
 	if (r->r.kind == DSM_RANGE_VDSO)
@@ -425,7 +428,10 @@ fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 		}
 	}
 out:
-	ft.p.counters->fetch_ns += dsm__now() - start;
+	waited = dsm__now() - start;
+	ft.p.counters->fetch_ns += waited;
+	if (result == FETCH_GOT)
+		places_fault(ft.p.places, addr, waited);
 	return result;
 }
 

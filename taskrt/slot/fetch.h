@@ -23,6 +23,7 @@
 #include "../../dsm/base/counters.h"
 #include "../../dsm/image/image.h"
 #include "../../dsm/transport/conn.h"
+#include "places.h"
 #include "slotctl.h"
 #include "space.h"
 
@@ -52,6 +53,7 @@ struct fetch_params {
 	struct dsm_counters *counters;
 	uint64_t spin_ns;
 	const struct fetch_direct *direct; /* NULL: messages only */
+	struct places *places;             /* asked, or not */
 };
 
 /* DSM_EINVAL: the ring is too small. */

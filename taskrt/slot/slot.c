@@ -58,8 +58,9 @@ static struct {
 	struct dsm_image image;
 	struct dsm_conn *control, *data;
 	struct dsm_counters counters; /* of the attempt */
-	struct dsm_msg_run run;       /* scalars only; pointers are cleared */
-	int prepared;                 /* for the tasks of this run */
+	struct places places;
+	struct dsm_msg_run run; /* scalars only; pointers are cleared */
+	int prepared;           /* for the tasks of this run */
 	struct taskrt_task_page *page;
 	struct dsm_wbuf done;
 } sl;
@@ -195,6 +196,8 @@ send_done(const struct dsm_msg_exec *x, struct outcome *out)
 	struct iovec iov;
 	int err;
 
+	if (places_send(&sl.places) != DSM_OK)
+		stop(SLOT_EXIT_OK, "the worker is gone");
 	err = writeset_finish(&m.n_bytes, &m.sets, &m.masks);
 	if (err == DSM_ENOMEM)
 		stop(SLOT_EXIT_MEMORY, "cannot make a write set: %s",
@@ -252,6 +255,7 @@ exec(const struct dsm_msg_exec *x)
 		     "which is not what RUN announced",
 		     (unsigned long long)x->lo, (unsigned long long)x->hi,
 		     (unsigned long long)x->run);
+	places_begin(&sl.places, x->run, x->attempt);
 	if (!sl.prepared)
 		prepare_run();
 	atomic_store(&sl.ctl->attempt, x->attempt);
@@ -315,6 +319,7 @@ take_run(const struct dsm_frame *f)
 	sl.run.pages = (struct dsm_blob){0};
 	sl.run.advice = (struct dsm_array){0};
 	fetch_set_run(m.run);
+	sl.places.asked = (m.flags & DSM_RUN_FETCHED) != 0;
 	if (fetch_set_advice(&m.advice) != DSM_OK)
 		stop(SLOT_EXIT_PROTO, "malformed advice in RUN");
 	space_new_run();
@@ -477,6 +482,9 @@ slot_main(void *arg)
 	fetch.ctl = sl.ctl;
 	fetch.slot = sl.number;
 	fetch.counters = &sl.counters;
+	sl.places.control = sl.control;
+	sl.places.session = sl.session;
+	fetch.places = &sl.places;
 	if (sl.direct.ring != NULL)
 		fetch.direct = &sl.direct;
 	fetch_init(&fetch);

@@ -1050,6 +1050,81 @@ test_masks_must_be_of_the_attempts_tasks_and_be_stored(void)
 	rig_fini(&g);
 }
 
+/* FETCHED: n places of one page each. */
+static int
+fetched(struct fake *w, const struct dsm_msg_exec *x, uint64_t start,
+        uint32_t n)
+{
+	const struct dsm_rec_place place = {start, 1, 1, 1000};
+	struct dsm_msg_fetched m = {
+	    .session = x->session, .run = x->run, .attempt = x->attempt};
+	struct dsm_wbuf places = {0};
+	int err;
+
+	for (uint32_t i = 0; i < n; i++)
+		MUST_OK(dsm__pack_place(&places, &place));
+	m.places = (struct dsm_array){places.ptr, n};
+	err = say(w, DSM_MSG_FETCHED, dsm__encode_fetched(&w->buf, &m));
+	dsm__wbuf_fini(&places);
+	return err;
+}
+
+static void
+test_what_was_fetched_is_passed_on_to_the_client_that_asked(void)
+{
+	struct rig g;
+	struct dsm_msg_exec x;
+	struct dsm_msg_fetched m;
+	struct dsm_rec_place place;
+	struct dsm_msg_verdict v;
+	struct sent *s;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 1, .flags = DSM_RUN_FETCHED));
+	MUST(next_exec(&g.w[0], &x));
+	MUST_OK(fetched(&g.w[0], &x, HEAP, DSM_FETCHED_MAX));
+	s = next_of(&g.c, DSM_MSG_FETCHED);
+	MUST(s != NULL);
+	MUST_OK(dsm__decode_fetched(s->body, s->len, &m));
+	MUST_BE(m.run, x.run);
+	MUST_BE(m.places.n, DSM_FETCHED_MAX);
+	MUST_OK(dsm__unpack_place(&m.places, 1, &place));
+	MUST(place.start == HEAP && place.n_pages == 1 && place.faults == 1 &&
+	     place.wait_ns == 1000);
+	MUST_OK(answer(&g.w[0], &x, 0));
+	expect_verdict(&g.c, DSM_OK, &v);
+	MUST_OK(fetched(&g.w[0], &x, HEAP, 1)); /* late */
+	MUST_BE(count_of(&g.c, DSM_MSG_FETCHED), 1);
+	rig_fini(&g);
+}
+
+static void
+test_what_was_fetched_must_be_asked_for_and_make_sense(void)
+{
+	const struct {
+		uint64_t start;
+		uint32_t flags, n;
+	} bad[] = {
+	    {HEAP, 0, 1},
+	    {HEAP + 1, DSM_RUN_FETCHED, 1},
+	    {UINT64_MAX - 4095, DSM_RUN_FETCHED, 1},
+	    {HEAP, DSM_RUN_FETCHED, DSM_FETCHED_MAX + 1},
+	};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct rig g;
+		struct dsm_msg_exec x;
+
+		rig_init(&g, 1, 1);
+		MUST_OK(launch(&g, .end = 1, .flags = bad[i].flags));
+		MUST(next_exec(&g.w[0], &x));
+		MUST_BE(fetched(&g.w[0], &x, bad[i].start, bad[i].n),
+		        DSM_EPROTO);
+		MUST_BE(count_of(&g.c, DSM_MSG_FETCHED), 0);
+		rig_fini(&g);
+	}
+}
+
 static void
 test_cancel_is_answered_at_once(void)
 {
@@ -1587,6 +1662,8 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_masks_sent_ahead_are_checked_for_races),
       T(test_masks_of_an_attempt_that_is_lost_count_for_nothing),
       T(test_masks_must_be_of_the_attempts_tasks_and_be_stored),
+      T(test_what_was_fetched_is_passed_on_to_the_client_that_asked),
+      T(test_what_was_fetched_must_be_asked_for_and_make_sense),
       T(test_cancel_is_answered_at_once),
       T(test_a_run_without_workers_ends_after_a_while),
       T(test_a_worker_whose_cpu_lacks_something_is_not_asked),

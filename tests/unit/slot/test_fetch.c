@@ -29,6 +29,7 @@ static struct {
 	struct dsm_image image;
 	struct slot_ctl ctl;
 	struct dsm_counters counters;
+	struct places places;
 	struct space_range range;
 	struct dsm_conn *slot_end, *client_end;
 	pthread_t client;
@@ -177,6 +178,7 @@ begin(int with_direct)
 	                         .ctl = &rg.ctl,
 	                         .slot = SLOT,
 	                         .counters = &rg.counters,
+	                         .places = &rg.places,
 	                         .spin_ns = 1000};
 	struct dsm_error e;
 	int pair[2];
@@ -216,6 +218,8 @@ end(void)
 	dsm__conn_close(rg.slot_end);
 	pthread_join(rg.client, NULL);
 	dsm__conn_close(rg.client_end);
+	dsm__wbuf_fini(&rg.places.records);
+	dsm__wbuf_fini(&rg.places.frame);
 	dsm__image_fini(&rg.image);
 	free(rg.heap);
 	free(rg.ring);
@@ -665,6 +669,40 @@ test_a_page_that_is_there_costs_no_question(void)
 }
 
 static void
+test_where_pages_came_from_is_noted_when_asked_for(void)
+{
+	uint64_t n_pages = 0, n_faults = 0, wait_ns = 0;
+	uint8_t seen[PAGES] = {0};
+
+	begin(1);
+	scan();
+	MUST_BE(rg.places.n, 0);
+	end();
+	begin(1);
+	rg.places.asked = 1;
+	scan();
+	MUST_BE(get(5), FETCH_PRESENT);
+	for (uint32_t i = 0; i < rg.places.n; i++) {
+		const struct dsm_rec_place *r = &rg.places.v[i];
+
+		MUST(r->n_pages <= DSM_READ_MAX);
+		n_pages += r->n_pages;
+		n_faults += r->faults;
+		wait_ns += r->wait_ns;
+		for (uint32_t k = 0; k < r->n_pages; k++)
+			seen[(r->start - HEAP_AT) / DSM_PAGE + k]++;
+	}
+	for (uint32_t page = 0; page < PAGES; page++)
+		MUST_BE(seen[page], 1);
+	MUST_BE(n_pages, rg.counters.pages_fetched);
+	/* All that were not ahead of a fault. */
+	MUST(n_faults >= PAGES - rg.counters.pages_prefetched);
+	MUST(n_faults < PAGES / 8);
+	MUST(wait_ns > 0 && wait_ns <= rg.counters.fetch_ns);
+	end();
+}
+
+static void
 test_a_ring_that_is_too_small_is_refused(void)
 {
 	struct fetch_direct direct = {NULL, NULL, NULL, FETCH_RING - 1};
@@ -695,4 +733,5 @@ SUITE(taskrt_slot_fetch, "taskrt.slot.fetch",
       T(test_what_a_failed_scan_had_claimed_can_be_reclaimed),
       T(test_a_client_that_answers_about_other_addresses_is_lost),
       T(test_a_page_that_is_there_costs_no_question),
+      T(test_where_pages_came_from_is_noted_when_asked_for),
       T(test_a_ring_that_is_too_small_is_refused));
