@@ -890,6 +890,28 @@ dsm__stage_commit(struct dsm_stage *s, struct dsm_map *map,
 
 /* --- reports --- */
 
+void
+dsm__stage_each(struct dsm_stage *s, const uint64_t *attempts, size_t n,
+                void (*fn)(void *ctx, uint64_t addr, uint64_t len), void *ctx)
+{
+	struct reader r = {0};
+	struct dsm_write w;
+
+	for (size_t i = 0; i < n; i++) {
+		const struct attempt *a =
+		    dsm__idtab_get(&s->attempts, attempts[i]);
+
+		for (const struct part *p = a != NULL ? a->first : NULL;
+		     p != NULL; p = p->next) {
+			reader_open(&r, p);
+			while (reader_pair(&r) == 1)
+				while (reader_next(&r, &w) == 1)
+					fn(ctx, w.addr, w.len);
+		}
+	}
+	reader_fini(&r);
+}
+
 /* A value that is looked for. */
 struct want {
 	struct dsm_value *value;

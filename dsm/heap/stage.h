@@ -82,6 +82,11 @@ void dsm__stage_outside(struct dsm_stage *s, struct dsm_map *map,
                         struct dsm_client_race *races, size_t races_cap,
                         size_t *n_races_p);
 
+/* After a commit: fn for every run of bytes that was written, attempt by attempt. */
+void dsm__stage_each(struct dsm_stage *s, const uint64_t *attempts, size_t n,
+                     void (*fn)(void *ctx, uint64_t addr, uint64_t len),
+                     void *ctx);
+
 /*
  * For race reports: what a task has written in [addr, addr + len). Where several
  * whole attempts have it, that is the newest one's.

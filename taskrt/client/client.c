@@ -179,6 +179,10 @@ taskrt__client_session(struct taskrt__client *c, struct taskrt__session **s_p,
 		c->sums = calloc(1, sizeof(*c->sums));
 	if (c->sums == NULL)
 		return dsm__fail(e, DSM_ENOMEM, "out of memory");
+	if (c->config.stat && c->sums->costs == NULL)
+		c->sums->costs = calloc(1, sizeof(*c->sums->costs));
+	if (c->config.stat && c->sums->costs == NULL)
+		return dsm__fail(e, DSM_ENOMEM, "out of memory");
 	pthread_once(&hooks_once, install_hooks);
 	taskrt__malloc_check();
 	if (!c->have_threads)

@@ -18,6 +18,7 @@
 #include "../../dsm/base/counters.h"
 #include "../../dsm/base/status.h"
 #include "config.h"
+#include "costs.h"
 #include "session.h"
 #include "threads.h"
 
@@ -28,6 +29,9 @@ struct taskrt_run;
 struct taskrt__sums {
 	struct dsm_counters totals; /* of all runs */
 	struct taskrt__links links; /* of the sessions that have ended */
+	/* NULL without TASKRT_STAT. Drive lock while a run is on, else run_lock. */
+	struct taskrt__costs *costs;
+	int heap_shared; /* with the slots of the last run */
 	uint64_t n_runs;
 };
 

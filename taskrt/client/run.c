@@ -267,7 +267,8 @@ run_flags(const struct taskrt_options *opt, const struct taskrt__config *config)
 {
 	return (opt->keep_partial ? DSM_RUN_KEEP_PARTIAL : 0) |
 	       (opt->fail_fast ? DSM_RUN_FAIL_FAST : 0) |
-	       (config->check_iterations ? DSM_RUN_ISOLATE : 0);
+	       (config->check_iterations ? DSM_RUN_ISOLATE : 0) |
+	       (config->stat ? DSM_RUN_FETCHED : 0);
 }
 
 /* How long for a first worker; 0: the coordinator knows better. */
@@ -391,6 +392,8 @@ launch(struct taskrt__client *c, struct taskrt_run *run,
 	if (keep_tasks(run) != DSM_OK)
 		return dsm__fail(e, DSM_ENOMEM,
 		                 "out of memory for a copy of the task array");
+	run->costs = c->sums->costs;
+	c->sums->heap_shared = shares_heap(s);
 	run->launched = dsm__now();
 	taskrt__progress_start(&run->progress, run->launched);
 	run->exclusive = taskrt__threads_exclusive(&c->threads);
@@ -484,6 +487,13 @@ taskrt__run_progress(struct taskrt_run *run, const struct dsm_msg_progress *m)
 {
 	taskrt__progress_show(&run->progress, run->name, m->done, m->total,
 	                      m->slots);
+}
+
+void
+taskrt__run_fetched(struct taskrt_run *run, const struct dsm_array *places)
+{
+	if (run->costs != NULL)
+		taskrt__costs_fetched(run->costs, places);
 }
 
 int
@@ -643,9 +653,12 @@ commit(struct taskrt_run *run, struct outcome *o)
 	if (err == DSM_OK) {
 		if (n > 0)
 			err = apply(run, o, ids, n, &e);
+		run->counters.commit_ns = dsm__now() - started;
+		if (err == DSM_OK && run->costs != NULL)
+			dsm__stage_each(run->stage, ids, n,
+			                taskrt__costs_written, run->costs);
 		free(ids);
 	}
-	run->counters.commit_ns = dsm__now() - started;
 	if (err != DSM_OK && err != DSM_ERACE)
 		dsm__fail(&o->error, err, "nothing was committed: %s",
 		          e.text[0] != '\0' ? e.text : dsm__strerror(err));

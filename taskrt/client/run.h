@@ -46,6 +46,7 @@ struct taskrt_run {
 	struct dsm_wbuf verdict; /* the message's body; empty: lost */
 	struct dsm_stage *stage;
 	struct taskrt__progress progress;
+	struct taskrt__costs *costs; /* NULL: nobody asked */
 
 	uint64_t launched; /* when, of dsm__now */
 	struct dsm_counters counters;
@@ -78,6 +79,8 @@ int taskrt__run_verdict(struct taskrt_run *run, const uint8_t *body,
                         uint32_t len);
 void taskrt__run_progress(struct taskrt_run *run,
                           const struct dsm_msg_progress *m);
+void taskrt__run_fetched(struct taskrt_run *run,
+                         const struct dsm_array *places);
 /* A part of an attempt's write set; staged: its bytes, or NULL: in the message. */
 int taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
                        const uint8_t *staged);

@@ -157,6 +157,19 @@ on_progress(struct taskrt__session *s, const uint8_t *body, uint32_t len)
 	return err;
 }
 
+static int
+on_fetched(struct taskrt__session *s, const uint8_t *body, uint32_t len)
+{
+	struct dsm_msg_fetched m;
+	int err = dsm__decode_fetched(body, len, &m);
+
+	if (err == DSM_OK)
+		err = dsm__places_check(&m.places);
+	if (err == DSM_OK && s->run != NULL && s->run->id == m.run)
+		taskrt__run_fetched(s->run, &m.places);
+	return err;
+}
+
 /* A verdict on a run that has ended otherwise (cancelled here) is late. */
 static int
 on_verdict(struct taskrt__session *s, const uint8_t *body, uint32_t len)
@@ -194,6 +207,9 @@ taskrt__session_frame(struct taskrt__session *s, unsigned type,
 		break;
 	case DSM_MSG_PROGRESS:
 		err = on_progress(s, body, len);
+		break;
+	case DSM_MSG_FETCHED:
+		err = on_fetched(s, body, len);
 		break;
 	case DSM_MSG_VERDICT:
 		err = on_verdict(s, body, len);

@@ -99,4 +99,6 @@ taskrt__stat_print(FILE *f, const struct taskrt__sums *sums)
 		fprintf(f, "  %-18s %14" PRIu64 "    %s\n", info->name, v[i],
 		        info->help);
 	}
+	if (sums->costs != NULL)
+		taskrt__costs_print(f, sums->costs, sums->heap_shared);
 }

@@ -12,6 +12,8 @@
  *     tasks:N:MS   the same as a bunch
  *     crash:N      a bunch of N tasks, the middle one crashes
  *     await:FILE   until FILE is there
+ *     arrays       a loop that reads every page of the block "scanned" and writes a
+ *                  word in every page of "stored", 512 pages each
  *     end          taskrt_fini
  *     fds          print the number of open descriptors: "fds N"
  * Exit status 1 after a WRONG or when FILE does not come.
@@ -29,6 +31,8 @@
 #define PAGE_WORDS 512u
 #define IN_PAGES 256u
 #define READS 8u /* input pages a task looks at */
+#define ARRAY_PAGES 512u
+#define ARRAY_TASKS 8u
 #define AWAIT_MS 60000
 #define STEP_MS 20
 
@@ -181,6 +185,40 @@ step_run(const char *how, size_t n, uint64_t ms)
 	       (unsigned long long)begin, r->message);
 }
 
+static const uint64_t *scanned;
+static uint64_t *stored;
+
+static void
+scan_and_store(size_t i, void *ctx)
+{
+	size_t each = ARRAY_PAGES / ARRAY_TASKS;
+
+	(void)ctx;
+	for (size_t page = i * each; page < (i + 1) * each; page++)
+		stored[page * PAGE_WORDS] = ~scanned[page * PAGE_WORDS];
+}
+
+static int
+step_arrays(void)
+{
+	const struct taskrt_options one = {.chunk = 1, .name = "arrays"};
+	size_t len = ARRAY_PAGES * PAGE_WORDS * sizeof(uint64_t);
+	uint64_t *in = dsm_malloc(len);
+
+	stored = dsm_calloc(1, len);
+	if (in == NULL || stored == NULL)
+		return 1;
+	dsm_name(in, "scanned");
+	dsm_name(stored, "stored");
+	memset(in, 0x11, len);
+	scanned = in;
+	if (taskrt_for(0, ARRAY_TASKS, scan_and_store, NULL, &one) != 0)
+		return 1;
+	for (size_t page = 0; page < ARRAY_PAGES; page++)
+		wrong |= stored[page * PAGE_WORDS] != ~scanned[0];
+	return 0;
+}
+
 static int
 step_await(const char *file)
 {
@@ -218,6 +256,8 @@ step(const char *word)
 
 	if (strncmp(word, "await:", 6) == 0)
 		return step_await(word + 6);
+	if (strcmp(word, "arrays") == 0)
+		return step_arrays();
 	if (strcmp(word, "end") == 0) {
 		taskrt_fini();
 	} else if (strcmp(word, "fds") == 0) {

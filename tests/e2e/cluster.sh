@@ -124,6 +124,52 @@ check "with tcp nobody looks for a device" came tcp 1 10 "$right"
 check "with tcp nobody is warned" eval "soon 10 says tcp 'data links *1 tcp$' &&
 	! grep -q RDMA '$tmp/tcp.log'"
 
+# --- what the arrays of a program cost ---
+
+# cost_of LOG NAME COLUMN - faults, ms waited, pages fetched, written, bytes.
+cost_of() {
+	awk -v name="$2" -v column="$3" '/^by allocation/ { in_table = 1 }
+		in_table && $6 == name { print $column }' "$tmp/$1.log"
+}
+
+cost_is() { # LOG NAME COLUMN LEAST MOST
+	local n
+	n=$(cost_of "$1" "$2" "$3")
+	[ "${n:--1}" -ge "$4" ] && [ "$n" -le "$5" ]
+}
+
+costs() { # LOG - the arrays are in the table, with the function they are made in
+	says "$1" ' scanned of 2097152 bytes, allocated in step_arrays' &&
+		says "$1" ' stored of 2097152 bytes, allocated in step_arrays'
+}
+
+start arrays env TASKRT_COORDINATOR="$addr" TASKRT_STAT=1 "$program" arrays
+check "costs by allocation: the program is right" ends_with 0 "$pid"
+check "costs by allocation: arrays are there by name and line" costs arrays
+# A page of the 512 may be fetched again by a slot that waits long for another.
+check "costs by allocation: every page of the array that was read was fetched" \
+	cost_is arrays scanned 3 512 600
+check "costs by allocation: in windows, after few faults" \
+	cost_is arrays scanned 1 1 255
+check "costs by allocation: nothing was written there" \
+	cost_is arrays scanned 5 0 0
+check "costs by allocation: each page of the other one was written" \
+	cost_is arrays stored 4 512 512
+check "costs by allocation: a word in each" cost_is arrays stored 5 4096 4096
+start no-arrays env TASKRT_COORDINATOR="$addr" "$program" arrays
+check "without TASKRT_STAT nobody is told" eval \
+	"ends_with 0 $pid && ! says no-arrays 'by allocation'"
+start here env TASKRT_STAT=1 "$program" arrays
+check "costs by allocation: a program alone shares its heap, and says so" eval \
+	"ends_with 0 $pid && says here '^by allocation (slots of this machine share'"
+check "costs by allocation: and of it nothing is fetched" \
+	cost_is here stored 3 0 0
+check "costs by allocation: what was written there is known" \
+	cost_is here stored 4 512 512
+start own env TASKRT_TRANSPORT=tcp TASKRT_STAT=1 "$program" arrays
+check "costs by allocation: over TCP of its own it fetches" eval \
+	"ends_with 0 $pid && cost_is own scanned 3 512 600"
+
 kill -TERM "$first" "$lonely"
 wait "$first" "$lonely"
 

@@ -248,6 +248,46 @@ test_write_sets_are_applied_in_the_heap_and_outside(void)
 	tear_down(&f);
 }
 
+struct seen {
+	size_t n;
+	uint64_t addr[4], len[4];
+};
+
+static void
+see(void *ctx, uint64_t addr, uint64_t len)
+{
+	struct seen *s = ctx;
+
+	MUST(s->n < 4);
+	s->addr[s->n] = addr;
+	s->len[s->n++] = len;
+}
+
+static void
+test_what_a_commit_wrote_can_be_gone_through(void)
+{
+	struct fixture f;
+	struct set a = {0}, b = {0}, c = {0};
+	const uint64_t ids[] = {5, 9, 4}; /* 9 wrote nothing */
+	struct seen s = {0};
+
+	set_up(&f);
+	set_add(&a, f.heap + DSM_PAGE, 10, 5, 'A');
+	stage_set(&f, 5, 0, 0, &a);
+	set_add(&b, f.other, 0, DSM_PAGE, 'B');
+	stage_set(&f, 5, 1, 1, &b);
+	set_add(&c, f.heap, 3, 1, 'C');
+	stage_set(&f, 4, 0, 1, &c);
+	MUST_OK(dsm__stage_commit(f.stage, f.map, f.views, ids, 3, NULL, 0,
+	                          NULL, &f.changed, NULL, &f.e));
+	dsm__stage_each(f.stage, ids, 3, see, &s);
+	MUST_BE(s.n, 3);
+	MUST(s.addr[0] == addr_of(f.heap + DSM_PAGE) + 10 && s.len[0] == 5);
+	MUST(s.addr[1] == addr_of(f.other) && s.len[1] == DSM_PAGE);
+	MUST(s.addr[2] == addr_of(f.heap) + 3 && s.len[2] == 1);
+	tear_down(&f);
+}
+
 static void
 test_the_attempt_that_is_last_in_order_wins(void)
 {
@@ -826,6 +866,7 @@ SUITE(dsm_heap_stage, "dsm.heap.stage",
       T(test_staged_bytes_are_a_copy_and_borrowed_ones_are_not),
       T(test_a_commit_of_nothing_changes_nothing),
       T(test_write_sets_are_applied_in_the_heap_and_outside),
+      T(test_what_a_commit_wrote_can_be_gone_through),
       T(test_the_attempt_that_is_last_in_order_wins),
       T(test_many_scattered_runs_are_all_applied),
       T(test_bitmaps_of_one_pair_are_used_before_the_next_is_unpacked),
