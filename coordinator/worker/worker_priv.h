@@ -108,8 +108,9 @@ struct wslot {
 	unsigned n_failed_starts, n_failed_dials; /* in a row */
 
 	/* watch.c */
-	int seen;
-	uint64_t seen_attempt, seen_current, seen_since;
+	int seen;  /* seen_… are of the task it is at */
+	int asked; /* seen: to fail it, at asked_at */
+	uint64_t seen_attempt, seen_current, seen_since, asked_at;
 };
 
 /* wlink.c */
@@ -120,6 +121,9 @@ struct wlink {
 	char failure[400];             /* why */
 	char transport[16], text[400]; /* what the coordinator was told */
 };
+
+/* watch.c: its timer is off, runs, runs faster as a slot was asked. */
+enum wwatch { WATCH_OFF, WATCH_ON, WATCH_ASKED };
 
 enum wsession_state {
 	WSESSION_OPEN,
@@ -155,7 +159,7 @@ struct wsession {
 	STAILQ_HEAD(, wexec_item) queue; /* no slot has them yet */
 	unsigned n_queued;
 	struct wtimer *watch;
-	int watching;
+	enum wwatch watching;
 
 	unsigned n_slots; /* const */
 	struct wslot slots[];

@@ -269,6 +269,35 @@ note_context(const ucontext_t *uc)
 		f->stack_len = fa.p.stack_hi - sp;
 }
 
+extern char __executable_start[], etext[];
+
+/* Is it the client's code that SLOT_SIGNAL_LATE interrupts, and still in that task?
+ * There is nothing to leave before that or after. */
+static int
+is_late(const ucontext_t *uc)
+{
+	const struct slot_ctl *ctl = fa.p.ctl;
+	uint64_t pc = arch_pc(uc);
+
+	return atomic_load(&ctl->state) == SLOT_RUNNING &&
+	       atomic_load(&ctl->attempt) == atomic_load(&ctl->late_attempt) &&
+	       atomic_load(&ctl->current) == atomic_load(&ctl->late_current) &&
+	       (pc < (uint64_t)__executable_start || pc >= (uint64_t)etext);
+}
+
+static void
+on_late(ucontext_t *uc, uint64_t tp)
+{
+	if (!is_late(uc)) {
+		arch_set_tp(tp);
+		return;
+	}
+	fail(DSM_FAIL_TIMEOUT, 0, 0, "ran longer than %u ms",
+	     (unsigned)atomic_load(&fa.p.ctl->late_ms));
+	note_context(uc);
+	arch_escape(uc, FAULT_FAILED);
+}
+
 static void
 handler(int sig, siginfo_t *si, void *ucv)
 {
@@ -277,6 +306,10 @@ handler(int sig, siginfo_t *si, void *ucv)
 	int end;
 
 	arch_set_tp(fa.p.slot_tp);
+	if (sig == SLOT_SIGNAL_LATE) {
+		on_late(uc, tp);
+		return;
+	}
 	if (atomic_load_explicit(&fa.p.ctl->state, memory_order_relaxed) !=
 	    SLOT_RUNNING) {
 		/* Not the client's code: a bug of ours. Say where, die of it. */
@@ -343,6 +376,7 @@ fault_init(const struct fault_params *p)
 	                              SIGTRAP, SIGSYS, SIGABRT};
 	struct sigaction sa = {.sa_sigaction = handler};
 	stack_t st = {0};
+	sigset_t late;
 
 	fa.p = *p;
 	st.ss_sp = zone_stack(SIGNAL_STACK, DSM_PAGE);
@@ -354,5 +388,12 @@ fault_init(const struct fault_params *p)
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
 		if (sigaction(signals[i], &sa, NULL) != 0)
 			return DSM_ESYS;
+	/* It comes at any time. What started the worker may have blocked it. */
+	sa.sa_flags |= SA_RESTART;
+	sigemptyset(&late);
+	sigaddset(&late, SLOT_SIGNAL_LATE);
+	if (sigaction(SLOT_SIGNAL_LATE, &sa, NULL) != 0 ||
+	    sigprocmask(SIG_UNBLOCK, &late, NULL) != 0)
+		return DSM_ESYS;
 	return DSM_OK;
 }

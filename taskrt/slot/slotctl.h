@@ -16,8 +16,12 @@
 #ifndef TASKRT_SLOT_SLOTCTL_H
 #define TASKRT_SLOT_SLOTCTL_H
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+
+/* The worker asks a slot to fail its task: slot_ctl.late_… say which and why. */
+#define SLOT_SIGNAL_LATE SIGALRM
 
 enum {
 	SLOT_FD_CONTROL = 3,
@@ -55,6 +59,9 @@ struct slot_ctl {
 	_Atomic uint64_t
 	    claim_off[2]; /* image claims in flight: demand, ahead */
 	_Atomic uint64_t claim_n[2];
+	/* The task that SLOT_SIGNAL_LATE is about, and how long it may run. */
+	_Atomic uint64_t late_attempt, late_current;
+	_Atomic uint32_t late_ms;
 	/* worker, before the start: use the segv fault back-end though the
 	 * kernel has userfaultfd */
 	uint32_t force_segv;

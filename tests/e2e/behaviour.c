@@ -540,9 +540,49 @@ jump_to_nowhere_is_one_failure(void)
 }
 
 static void
+sleep_body(size_t i, void *ctx)
+{
+	(void)ctx;
+	touch_canary();
+	if (i == 3)
+		sleep(1000);
+}
+
+static void
+spins_on(size_t i, void *ctx)
+{
+	sigset_t all;
+
+	/* Does not help. */
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, NULL);
+	spin_body(i, ctx);
+}
+
+static void
 endless_task_times_out(void)
 {
+	static size_t scratch;
+	struct taskrt_options o = {.chunk = 1, .timeout_ms = 300};
+	int has_lines = getauxval(AT_BASE) != 0;
+	const struct taskrt_failure *f;
+
 	one_failure(spin_body, TASKRT_TIMEOUT, 0, 300);
+	/* It says where it was. */
+	canary = dsm_calloc(4, sizeof(int));
+	CHECK(taskrt_for(3, 4, spins_on, &scratch, &o) == TASKRT_ETASK);
+	f = taskrt_report()->failures;
+	CHECK(f[0].kind == TASKRT_TIMEOUT && f[0].task == 3);
+	CHECK(strncmp(f[0].message, "ran longer than 300 ms", 22) == 0);
+	CHECK(!has_lines || strstr(f[0].message, " (spin") != NULL);
+	CHECK(!has_lines || strncmp(f[0].backtrace, "spin", 4) == 0);
+	dsm_free(canary);
+}
+
+static void
+task_that_sleeps_too_long_times_out(void)
+{
+	one_failure(sleep_body, TASKRT_TIMEOUT, 0, 300);
 }
 
 static void
@@ -2099,6 +2139,7 @@ static const struct {
     CASE(write_to_a_constant_is_one_failure),
     CASE(jump_to_nowhere_is_one_failure),
     CASE(endless_task_times_out),
+    CASE(task_that_sleeps_too_long_times_out),
     CASE(every_failed_task_is_reported),
     CASE(failures_of_a_bunch_name_their_tasks),
     CASE(a_task_may_say_why_it_fails),
