@@ -150,7 +150,6 @@ dsm__image_stream(struct dsm_image *im, uint64_t off, uint32_t n,
 			if (err != DSM_EINVAL)
 				continue;
 			piping = 0;
-			err = DSM_OK;
 		}
 		/* Of what is in memory the last page is completed. */
 		uint32_t k = piping ? (uint32_t)(buffered / DSM_PAGE + 1)
