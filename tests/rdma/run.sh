@@ -5,7 +5,7 @@ set -u
 cd "$(dirname "$0")/../.." || exit 2
 
 B=$1
-limit=${2-420}
+limit=${2-900}
 said=$(mktemp)
 trap 'rm -f "$said"' EXIT
 
