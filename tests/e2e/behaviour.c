@@ -346,9 +346,10 @@ static int
 wide_frame(void)
 {
 	volatile char room[32 << 20];
+	volatile size_t lowest = 0; /* or a compiler makes it one char */
 
-	room[0] = 1;
-	return room[0] + canary[0];
+	room[lowest] = 1;
+	return room[lowest] + canary[0];
 }
 
 static int (*volatile wide)(void) = wide_frame;
