@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # units.sh - the systemd units: a systemd of its own boots in namespaces, in a root
 # that is thrown away, and runs the installed daemons as the units say; programs run
-# on them. Only with TASKRT_TEST_SYSTEMD=1 (CI sets it): it takes a cgroup for itself,
+# on them. Only with E2E_SYSTEMD=1 (CI sets it): it takes a cgroup for itself,
 # which is not everybody's to give.
 # shellcheck disable=SC2317 # functions are called by name
 set -u
@@ -10,8 +10,8 @@ cd "$(dirname "$0")/../.." || exit 2
 . tests/helpers/e2e.sh
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DESTDIR PREFIX LIBDIR
 
-if [ "${TASKRT_TEST_SYSTEMD-}" != 1 ]; then
-	skip "systemd units" "boots a systemd: TASKRT_TEST_SYSTEMD=1 runs it"
+if [ "${E2E_SYSTEMD-}" != 1 ]; then
+	skip "systemd units" "boots a systemd: E2E_SYSTEMD=1 runs it"
 	exit 0
 fi
 systemd=/lib/systemd/systemd
