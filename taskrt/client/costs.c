@@ -205,8 +205,9 @@ taskrt__costs_print(FILE *f, const struct taskrt__costs *c, int heap_shared)
 {
 	static const char *const names[] = {
 	    [TASKRT__COST_SMALL] = "blocks of up to 2048 bytes",
-	    [TASKRT__COST_FREE] = "the heap outside blocks (what tasks "
-	                          "allocate for themselves, freed, read ahead)",
+	    [TASKRT__COST_FREE] =
+	        ("the heap outside blocks (what tasks allocate for "
+	         "themselves, freed, read ahead)"),
 	    [TASKRT__COST_OUTSIDE] = "globals, stacks, code",
 	};
 	uint64_t any = c->n_rows;
