@@ -2,7 +2,9 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
+#include <sys/uio.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "../../../taskrt/client/debuginfo.h"
 #include "../../../taskrt/slot/arch.h"
@@ -16,6 +18,8 @@ static int line_of_trap;
 static void
 on_trap(int sig, siginfo_t *si, void *ucv)
 {
+	static uint8_t stack[8192];
+	struct iovec to = {NULL, sizeof(stack)}, from = to;
 	uint64_t regs[ARCH_REGS], sp = arch_sp(ucv);
 
 	(void)sig;
@@ -24,7 +28,11 @@ on_trap(int sig, siginfo_t *si, void *ucv)
 	dsm__wbuf_reset(&context);
 	dsm__wbuf_put(&context, regs, sizeof(regs));
 	dsm__wbuf_put(&context, &sp, sizeof(sp));
-	dsm__wbuf_put(&context, (void *)(uintptr_t)sp, 4096);
+	/* By the kernel: a sanitizer minds who reads other frames. */
+	to.iov_base = stack;
+	from.iov_base = (void *)(uintptr_t)sp;
+	if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) > 0)
+		dsm__wbuf_put(&context, stack, sizeof(stack));
 	/* Go on behind the instruction, which has two bytes. */
 	((ucontext_t *)ucv)->uc_mcontext.gregs[REG_RIP] += 2;
 }
