@@ -101,7 +101,7 @@ struct taskrt__session {
 	uint64_t sent_version;      /* table of ranges that the coordinator has;
 	                        * UINT64_MAX: none */
 	struct dsm_extents changed; /* heap pages commits wrote since then */
-	struct taskrt__launch *launch; /* run.c's, from launch to launch */
+	struct taskrt__launch *launch; /* launch.c's, from launch to launch */
 };
 
 /*
