@@ -5,14 +5,16 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../dsm/base/backoff.h"
 #include "../dsm/base/clock.h"
 #include "../dsm/base/log.h"
+#include "../dsm/transport/beat.h"
+#include "../dsm/transport/connect.h"
 
-#define RETRY_MS 100      /* first pause between attempts; doubles … */
-#define RETRY_MAX_MS 5000 /* … up to this */
+#define RETRY_MS 100 /* first pause between attempts */
+#define RETRY_MAX_MS 2000
 #define CONNECT_MS 5000
 #define WELCOME_MS 5000
-#define SILENT_BEATS 5 /* heartbeats without a word: it is lost */
 
 enum uplink_state {
 	UP_WAITING,
@@ -22,13 +24,6 @@ enum uplink_state {
 	UP_OVER,
 };
 
-/* A TCP connect. A block of its own: libuv lets go of it only later. */
-struct attempt {
-	uv_poll_t poll;
-	struct uplink *u;
-	int fd; /* -1: handed on */
-};
-
 struct uplink {
 	struct coord_link link; /* first: the worker core hands it back */
 	struct uplink_params p;
@@ -36,15 +31,17 @@ struct uplink {
 	struct worker *worker;
 	unsigned n_slots;
 	enum uplink_state state;
-	int status;                /* OVER */
-	int was_joined;            /* ever */
-	uint64_t give_up;          /* when, before the first WELCOME */
-	uint64_t pause_ms;         /* next one */
-	struct attempt *attempt;   /* CONNECTING */
-	struct dsm_handle *handle; /* GREETING, JOINED */
-	char why[400];             /* close was called: lost from the loop */
-	uint32_t heartbeat_ms;
-	uint64_t heard, ping_seq;
+	int status;       /* OVER */
+	int was_joined;   /* ever */
+	uint64_t give_up; /* when, before the first WELCOME */
+	struct dsm_backoff backoff;
+	struct dsm_connect *connect; /* CONNECTING */
+	struct dsm_handle *handle;   /* GREETING, JOINED */
+	char why[400];               /* close was called: lost from the loop */
+	struct dsm_beat beat;
+	/* Whom the coordinator knew us as, if it is still the same one. */
+	uint64_t id;
+	struct dsm_wbuf key;
 	/* The one timer: next attempt, time-outs, heartbeat, or to be lost. */
 	uv_timer_t timer;
 };
@@ -58,29 +55,12 @@ set_timer(struct uplink *u, uint64_t ms)
 	uv_timer_start(&u->timer, on_timer, ms, 0);
 }
 
-static void
-on_attempt_closed(uv_handle_t *h)
-{
-	free(h->data);
-}
-
-static void
-end_attempt(struct attempt *a)
-{
-	dsm__loop_uv(a->u->loop);
-	a->u->attempt = NULL;
-	/* libuv must let go of the descriptor before it is another's. */
-	uv_close((uv_handle_t *)&a->poll, on_attempt_closed);
-	if (a->fd >= 0)
-		close(a->fd);
-}
-
 /* Whatever of a connection there is. */
 static void
 disconnect(struct uplink *u)
 {
-	if (u->attempt != NULL)
-		end_attempt(u->attempt);
+	dsm__connect_cancel(u->connect);
+	u->connect = NULL;
 	if (u->handle != NULL)
 		dsm__handle_close(u->handle);
 	u->handle = NULL;
@@ -95,17 +75,6 @@ give_up(struct uplink *u, int status)
 	u->status = status;
 	uv_timer_stop(&u->timer);
 	dsm__loop_stop(u->loop);
-}
-
-/* The pause of this time: half to all of it, so that the workers of a large
- * cluster do not come back all at once. */
-static uint64_t
-next_pause(struct uplink *u)
-{
-	uint64_t ms = u->pause_ms;
-
-	u->pause_ms = ms * 2 < RETRY_MAX_MS ? ms * 2 : RETRY_MAX_MS;
-	return ms / 2 + (uint64_t)random() % (ms / 2 + 1);
 }
 
 /* The connection failed or could not be made. */
@@ -129,7 +98,7 @@ fail(struct uplink *u, const char *why)
 			return;
 		}
 	}
-	ms = next_pause(u);
+	ms = dsm__backoff_next(&u->backoff);
 	if (!u->was_joined && now + ms * DSM_MS >= u->give_up) {
 		log_error("no coordinator at %s within %g s: %s", u->p.addr,
 		          (double)u->p.wait_ms / 1000, text);
@@ -199,15 +168,21 @@ on_welcome(struct uplink *u, const struct dsm_frame *f)
 		give_up(u, 1);
 		return;
 	}
+	dsm__wbuf_reset(&u->key);
+	if (dsm__wbuf_put(&u->key, m.key.ptr, m.key.len) != DSM_OK) {
+		fail(u, "out of memory");
+		return;
+	}
+	u->id = m.session;
 	u->state = UP_JOINED;
-	u->heartbeat_ms = m.heartbeat_ms;
-	u->pause_ms = RETRY_MS;
+	dsm__beat_start(&u->beat, m.heartbeat_ms, dsm__now());
+	dsm__backoff_reset(&u->backoff);
 	fprintf(stderr, "taskrt-worker: %s %s with %u slot%s\n",
 	        u->was_joined ? "joined again" : "joined", u->p.addr,
 	        u->n_slots, u->n_slots == 1 ? "" : "s");
 	u->was_joined = 1;
-	if (u->heartbeat_ms > 0)
-		set_timer(u, u->heartbeat_ms);
+	if (u->beat.ms > 0)
+		set_timer(u, u->beat.ms);
 	else
 		uv_timer_stop(&u->timer);
 }
@@ -236,7 +211,7 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 	struct uplink *u = owner;
 
 	(void)h;
-	u->heard = dsm__now();
+	dsm__beat_heard(&u->beat, dsm__now());
 	if (u->why[0] != '\0')
 		return;
 	if (f->type == DSM_MSG_REFUSE)
@@ -298,6 +273,8 @@ greet(struct uplink *u, int fd)
 	worker_hello(u->worker, &m);
 	if (u->p.name != NULL)
 		m.name = dsm__str(u->p.name);
+	m.session = u->id;
+	m.key = (struct dsm_blob){u->key.ptr, (uint32_t)u->key.len};
 	err = send_body(u, DSM_MSG_HELLO, dsm__encode_hello(&w, &m), &w);
 	/* What the connection has is told by `lost`. */
 	if (err == DSM_ENOMEM || err == DSM_EINVAL)
@@ -307,53 +284,26 @@ greet(struct uplink *u, int fd)
 }
 
 static void
-on_connected(uv_poll_t *poll, int status, int events)
+on_connected(void *arg, int fd, const struct dsm_error *e)
 {
-	struct attempt *a = poll->data;
-	struct uplink *u = a->u;
-	struct dsm_error e = {0};
-	int fd = a->fd;
-	int err;
+	struct uplink *u = arg;
 
-	(void)status;
-	(void)events;
-	err = dsm__tcp_connect_result(fd, u->p.addr, &e);
-	if (err == DSM_OK)
-		a->fd = -1;
-	end_attempt(a);
-	if (err == DSM_OK)
+	u->connect = NULL;
+	if (fd >= 0)
 		greet(u, fd);
 	else
-		fail(u, e.text);
+		fail(u, e->text);
 }
 
 static void
 try_now(struct uplink *u)
 {
-	struct attempt *a = calloc(1, sizeof(*a));
 	struct dsm_error e = {0};
 
-	if (a == NULL) {
-		fail(u, "out of memory");
-		return;
-	}
 	u->state = UP_CONNECTING;
-	if (dsm__tcp_connect_start(u->p.addr, &a->fd, &e) != DSM_OK) {
-		free(a);
+	if (dsm__connect_start(u->loop, u->p.addr, CONNECT_MS, on_connected, u,
+	                       &u->connect, &e) != DSM_OK)
 		fail(u, e.text);
-		return;
-	}
-	if (uv_poll_init(dsm__loop_uv(u->loop), &a->poll, a->fd) != 0) {
-		close(a->fd);
-		free(a);
-		fail(u, "cannot poll a socket");
-		return;
-	}
-	a->poll.data = a;
-	a->u = u;
-	u->attempt = a;
-	uv_poll_start(&a->poll, UV_WRITABLE, on_connected);
-	set_timer(u, CONNECT_MS);
 }
 
 /* --- time --- */
@@ -361,20 +311,22 @@ try_now(struct uplink *u)
 static void
 on_heartbeat(struct uplink *u)
 {
-	uint64_t silent_ms = (dsm__now() - u->heard) / DSM_MS;
-	struct dsm_msg_ping m = {.seq = ++u->ping_seq};
+	uint64_t now = dsm__now();
+	enum dsm_beat_says says = dsm__beat_look(&u->beat, now);
+	struct dsm_msg_ping m = {.seq = u->beat.seq};
 	struct dsm_wbuf w = {0};
 	char text[64];
 
-	if (silent_ms > (uint64_t)u->heartbeat_ms * SILENT_BEATS) {
-		snprintf(text, sizeof(text), "silent for %llu ms",
-		         (unsigned long long)silent_ms);
+	if (says == DSM_BEAT_LOST) {
+		snprintf(
+		    text, sizeof(text), "silent for %llu ms",
+		    (unsigned long long)dsm__beat_silent_ms(&u->beat, now));
 		fail(u, text);
 		return;
 	}
-	if (silent_ms >= u->heartbeat_ms)
+	if (says == DSM_BEAT_ASK)
 		send_body(u, DSM_MSG_PING, dsm__encode_ping(&w, &m), &w);
-	set_timer(u, u->heartbeat_ms);
+	set_timer(u, u->beat.ms);
 }
 
 static void
@@ -386,8 +338,7 @@ on_timer(uv_timer_t *t)
 	case UP_WAITING:
 		try_now(u);
 		break;
-	case UP_CONNECTING:
-		fail(u, "the connection was not made in time");
+	case UP_CONNECTING: /* ends by itself */
 		break;
 	case UP_GREETING:
 		fail(u, "it does not answer HELLO");
@@ -417,8 +368,7 @@ uplink_create(struct dsm_loop *loop, const struct uplink_params *p,
 	u->loop = loop;
 	u->link.send = link_send;
 	u->link.close = link_close;
-	u->pause_ms = RETRY_MS;
-	srandom((unsigned)(dsm__now() ^ (uint64_t)getpid()));
+	dsm__backoff_init(&u->backoff, RETRY_MS, RETRY_MAX_MS);
 	uv_timer_init(dsm__loop_uv(loop), &u->timer);
 	u->timer.data = u;
 	*u_p = u;
@@ -458,5 +408,6 @@ uplink_status(const struct uplink *u)
 void
 uplink_free(struct uplink *u)
 {
+	dsm__wbuf_fini(&u->key);
 	free(u);
 }
