@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "../../dsm/base/page.h"
 
@@ -150,6 +151,10 @@ worker_create(struct coord *k, struct coord_peer *p,
 
 	if (w == NULL)
 		return DSM_ENOMEM;
+	if (getrandom(w->key, sizeof(w->key), 0) != sizeof(w->key)) {
+		free(w);
+		return DSM_ESYS;
+	}
 	w->peer = p;
 	w->id = k->next_worker++;
 	dsm__str_copy(w->name, sizeof(w->name), h->name);
@@ -176,6 +181,7 @@ send_welcome(struct coord *k, struct coord_peer *p)
 		m.key = (struct dsm_blob){p->session->key, DSM_KEY_LEN};
 	} else if (p->worker != NULL) {
 		m.session = p->worker->id;
+		m.key = (struct dsm_blob){p->worker->key, DSM_KEY_LEN};
 	}
 	coord__peer_send_buf(k, p, DSM_MSG_WELCOME,
 	                     dsm__encode_welcome(&k->buf, &m));
@@ -200,6 +206,43 @@ meet_all(struct coord *k, struct coord_peer *p)
 	return err;
 }
 
+static int
+is_key(const uint8_t key[DSM_KEY_LEN], struct dsm_blob shown)
+{
+	uint8_t differ = 0;
+
+	/* All bytes, so that the time taken says nothing about the key. */
+	for (size_t i = 0; i < DSM_KEY_LEN; i++)
+		differ |= key[i] ^ shown.ptr[i];
+	return differ == 0;
+}
+
+/*
+ * A peer that joins again has given up the connection it had, perhaps before we
+ * hear of that: what was given to it there goes elsewhere now, and not when its
+ * silence has been long enough. It must show that connection's key.
+ */
+static void
+end_predecessor(struct coord *k, const struct dsm_msg_hello *h)
+{
+	struct coord_peer *p;
+
+	if (h->session == 0 || h->key.len != DSM_KEY_LEN)
+		return;
+	TAILQ_FOREACH(p, &k->peers, link)
+	{
+		if (p->role != h->role ||
+		    !((p->session != NULL && p->session->id == h->session &&
+		       is_key(p->session->key, h->key)) ||
+		      (p->worker != NULL && p->worker->id == h->session &&
+		       is_key(p->worker->key, h->key))))
+			continue;
+		log_info("%s has joined again, by another connection", p->name);
+		peer_close(p, "it has joined again");
+		return;
+	}
+}
+
 int
 coord_join(struct coord *k, const struct dsm_msg_hello *hello,
            const char *peer_name, struct coord_link *link,
@@ -216,6 +259,7 @@ coord_join(struct coord *k, const struct dsm_msg_hello *hello,
 		link->close(link, e.text);
 		return err;
 	}
+	end_predecessor(k, hello);
 	p = calloc(1, sizeof(*p));
 	if (p == NULL)
 		return DSM_ENOMEM;

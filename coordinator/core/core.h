@@ -53,6 +53,7 @@ struct worker_peer {
 	struct coord_peer *peer;
 	uint64_t id;
 	char name[COORD_NAME_MAX]; /* host */
+	uint8_t key[DSM_KEY_LEN];  /* who shows it is this worker, come back */
 	unsigned n_slots;
 	unsigned n_out;   /* attempts OUT, over all sessions */
 	uint64_t n_tasks; /* done here */
@@ -119,6 +120,8 @@ struct session {
 	uint64_t n_slots; /* of the TOLD ones */
 	uint8_t *table;   /* newest ranges, packed */
 	uint32_t n_ranges;
+	struct dsm_wbuf advice; /* the last RUN's, packed */
+	uint32_t n_advice;
 	uint64_t last_run;
 	uint64_t next_attempt;
 	uint64_t last_exec; /* coord.serial */
@@ -135,8 +138,9 @@ struct session *coord__session_find(struct coord *k, uint64_t id);
 int coord__session_meet(struct session *s, struct worker_peer *w);
 void coord__sworker_destroy(struct sworker *sw);
 void coord__sworker_unfit(struct sworker *sw, const char *reason);
-/* Keep the table of a RUN. DSM_ENOMEM. */
-int coord__session_table(struct session *s, const struct dsm_msg_run *m);
+/* Keep of a RUN what a worker that joins later needs: the table, if it has one, and
+ * the advice. DSM_ENOMEM. */
+int coord__session_keep(struct session *s, const struct dsm_msg_run *m);
 
 /* --- runs and attempts --- */
 

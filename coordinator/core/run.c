@@ -135,6 +135,8 @@ coord__run_tell(struct run *r, struct sworker *sw)
 
 	m.flags |= DSM_RUN_RANGES;
 	m.ranges = (struct dsm_array){r->session->table, r->session->n_ranges};
+	m.advice =
+	    (struct dsm_array){r->session->advice.ptr, r->session->n_advice};
 	sw->has_table = 1;
 	coord__peer_send_buf(k, sw->worker->peer, DSM_MSG_RUN,
 	                     dsm__encode_run(&k->buf, &m));
@@ -154,8 +156,7 @@ coord__run_start(struct session *s, const struct dsm_frame *f)
 	if (wrong != NULL)
 		return coord__peer_refuse(s->client, DSM_EPROTO, "RUN %llu %s",
 		                          (unsigned long long)m.run, wrong);
-	if ((m.flags & DSM_RUN_RANGES) != 0)
-		err = coord__session_table(s, &m);
+	err = coord__session_keep(s, &m);
 	if (err == DSM_OK)
 		err = run_create(s, &m, &s->run);
 	if (err != DSM_OK)

@@ -61,6 +61,7 @@ coord__session_destroy(struct session *s)
 	}
 	TAILQ_REMOVE(&k->sessions, s, link);
 	free(s->table);
+	dsm__wbuf_fini(&s->advice);
 	free(s);
 }
 
@@ -161,8 +162,8 @@ coord__sworker_destroy(struct sworker *sw)
 	free(sw);
 }
 
-int
-coord__session_table(struct session *s, const struct dsm_msg_run *m)
+static int
+keep_table(struct session *s, const struct dsm_msg_run *m)
 {
 	size_t len = m->ranges.n * dsm__sizeof_range();
 	uint8_t *table = malloc(len != 0 ? len : 1);
@@ -175,4 +176,19 @@ coord__session_table(struct session *s, const struct dsm_msg_run *m)
 	s->table = table;
 	s->n_ranges = m->ranges.n;
 	return DSM_OK;
+}
+
+int
+coord__session_keep(struct session *s, const struct dsm_msg_run *m)
+{
+	int err;
+
+	dsm__wbuf_reset(&s->advice);
+	s->n_advice = 0;
+	err = dsm__wbuf_put(&s->advice, m->advice.ptr,
+	                    m->advice.n * dsm__sizeof_advice());
+	if (err != DSM_OK)
+		return err;
+	s->n_advice = m->advice.n;
+	return (m->flags & DSM_RUN_RANGES) != 0 ? keep_table(s, m) : DSM_OK;
 }

@@ -228,7 +228,7 @@ struct launch {
 	uint64_t run;
 	uint32_t mode, flags, max_slots, retries;
 	uint64_t begin, end, chunk;
-	int no_table;
+	int no_table, advised;
 };
 
 static int
@@ -240,7 +240,8 @@ launch_from(struct fake *c, const struct launch *l)
 	    .prot = 3,
 	    .kind = DSM_RANGE_HEAP,
 	};
-	struct dsm_wbuf ranges = {0};
+	const struct dsm_rec_advice advice = {HEAP, HEAP + 4096, 2};
+	struct dsm_wbuf ranges = {0}, advices = {0};
 	struct dsm_msg_run m = {
 	    .session = c->session,
 	    .run = l->run != 0 ? l->run : 1,
@@ -258,8 +259,12 @@ launch_from(struct fake *c, const struct launch *l)
 	MUST_OK(dsm__pack_range(&ranges, &range));
 	if (!l->no_table)
 		m.ranges = (struct dsm_array){ranges.ptr, 1};
+	MUST_OK(dsm__pack_advice(&advices, &advice));
+	if (l->advised)
+		m.advice = (struct dsm_array){advices.ptr, 1};
 	err = say(c, DSM_MSG_RUN, dsm__encode_run(&c->buf, &m));
 	dsm__wbuf_fini(&ranges);
+	dsm__wbuf_fini(&advices);
 	return err;
 }
 
@@ -442,6 +447,84 @@ test_a_client_that_joins_gets_a_session_and_a_key(void)
 	rig_fini(&g);
 }
 
+/* A client or worker that says whose place it takes. */
+static void
+join_after(struct rig *g, struct fake *f, unsigned role,
+           const struct fake *before, const uint8_t *key)
+{
+	struct dsm_msg_hello h = hello_of(role, "again", 1);
+
+	h.session = before->session;
+	h.key = (struct dsm_blob){key, DSM_KEY_LEN};
+	MUST_OK(join_hello(g->k, f, &h));
+}
+
+static void
+test_a_client_that_joins_again_ends_its_old_session(void)
+{
+	struct dsm_msg_exec x;
+	struct fake again;
+	struct rig g;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 4));
+	MUST(next_exec(&g.w[0], &x));
+	join_after(&g, &again, DSM_ROLE_CLIENT, &g.c, g.c.key);
+	MUST(g.c.closed[0] != '\0');
+	MUST(again.closed[0] == '\0');
+	MUST(again.session != g.c.session);
+	MUST(memcmp(again.key, g.c.key, DSM_KEY_LEN) != 0);
+	leave(&g.c);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_SESSION_END), 1);
+	MUST_OK(launch_from(&again, &(const struct launch){.end = 1}));
+	while (next_exec(&g.w[0], &x))
+		;
+	MUST_BE(x.session, again.session);
+	leave(&again);
+	rig_fini(&g);
+}
+
+static void
+test_a_worker_that_joins_again_gives_its_tasks_back(void)
+{
+	struct dsm_msg_verdict v;
+	struct dsm_msg_exec x;
+	struct rig g;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 1));
+	MUST(next_exec(&g.w[0], &x));
+	join_after(&g, &g.w[1], DSM_ROLE_WORKER, &g.w[0], g.w[0].key);
+	MUST(g.w[0].closed[0] != '\0');
+	leave(&g.w[0]);
+	g.n_workers = 2;
+	MUST_BE(work_off(&g), 1);
+	expect_verdict(&g.c, DSM_OK, &v);
+	rig_fini(&g);
+}
+
+static void
+test_nobody_takes_a_place_without_its_key(void)
+{
+	uint8_t wrong[DSM_KEY_LEN];
+	struct fake other;
+	struct rig g;
+
+	rig_init(&g, 1, 1);
+	memcpy(wrong, g.c.key, sizeof(wrong));
+	wrong[DSM_KEY_LEN - 1] ^= 1;
+	join_after(&g, &other, DSM_ROLE_CLIENT, &g.c, wrong);
+	leave(&other);
+	/* A worker's number is no session's. */
+	join_after(&g, &other, DSM_ROLE_WORKER, &g.c, g.c.key);
+	leave(&other);
+	join_after(&g, &other, DSM_ROLE_WORKER, &g.w[0], wrong);
+	leave(&other);
+	MUST(g.c.closed[0] == '\0');
+	MUST(g.w[0].closed[0] == '\0');
+	rig_fini(&g);
+}
+
 static void
 test_a_peer_of_another_version_is_refused(void)
 {
@@ -609,6 +692,42 @@ test_a_worker_of_the_pause_gets_the_table_with_the_next_run(void)
 	MUST_BE(m.ranges.n, 1);
 	work_off(&g);
 	expect_verdict(&g.c, DSM_OK, &v);
+	rig_fini(&g);
+}
+
+static uint32_t
+advice_of(struct fake *w)
+{
+	struct sent *s = next_of(w, DSM_MSG_RUN);
+	struct dsm_msg_run m;
+
+	MUST(s != NULL);
+	MUST_OK(dsm__decode_run(s->body, s->len, &m));
+	return m.advice.n;
+}
+
+static void
+test_late_workers_get_the_advice_too(void)
+{
+	struct rig g;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 100, .advised = 1));
+	MUST_BE(advice_of(&g.w[0]), 1);
+	join(g.k, &g.w[1], DSM_ROLE_WORKER, "late", 1);
+	MUST_BE(advice_of(&g.w[1]), 1);
+	g.n_workers = 2;
+	work_off(&g);
+	/* What is not said any more is not passed on. */
+	MUST_OK(launch(&g, .run = 2, .end = 100, .no_table = 1));
+	join(g.k, &g.w[2], DSM_ROLE_WORKER, "later", 1);
+	MUST_BE(advice_of(&g.w[2]), 0);
+	g.n_workers = 3;
+	work_off(&g);
+	/* One of the pause. */
+	join(g.k, &g.w[3], DSM_ROLE_WORKER, "last", 1);
+	MUST_OK(launch(&g, .run = 3, .end = 1, .no_table = 1, .advised = 1));
+	MUST_BE(advice_of(&g.w[3]), 1);
 	rig_fini(&g);
 }
 
@@ -1634,6 +1753,9 @@ test_random_schedules_account_for_each_task_once(void)
 
 SUITE(coordinator_coord, "coordinator.coord",
       T(test_a_client_that_joins_gets_a_session_and_a_key),
+      T(test_a_client_that_joins_again_ends_its_old_session),
+      T(test_a_worker_that_joins_again_gives_its_tasks_back),
+      T(test_nobody_takes_a_place_without_its_key),
       T(test_a_peer_of_another_version_is_refused),
       T(test_workers_are_told_of_sessions),
       T(test_workers_hear_when_a_session_ends),
@@ -1643,6 +1765,7 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_an_empty_run_succeeds_at_once),
       T(test_a_late_worker_gets_the_run_in_flight_with_the_table),
       T(test_a_worker_of_the_pause_gets_the_table_with_the_next_run),
+      T(test_late_workers_get_the_advice_too),
       T(test_an_attempt_that_wrote_counts_when_it_is_stored),
       T(test_a_lost_worker_s_tasks_go_to_another),
       T(test_a_task_lost_too_often_is_a_failure),
