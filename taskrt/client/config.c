@@ -102,6 +102,13 @@ set_coordinator(struct taskrt__config *c, const char *text)
 	return copy_text(c->coordinator, sizeof(c->coordinator), text);
 }
 
+/* Where we listen, or are reached: the words go to those who resolve them. */
+static int
+set_address(char *to, size_t cap, const char *text)
+{
+	return is_host_port(text) ? copy_text(to, cap, text) : DSM_EINVAL;
+}
+
 static int
 set_transport(struct taskrt__config *c, const char *text)
 {
@@ -176,6 +183,12 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 	case TASKRT__SET_WAIT:
 		*expected_p = "a number of seconds";
 		return parse_seconds(text, &c->wait_ms);
+	case TASKRT__SET_LISTEN:
+		*expected_p = "ADDR:PORT, such as 10.0.0.7:7071";
+		return set_address(c->listen, sizeof(c->listen), text);
+	case TASKRT__SET_ADVERTISE:
+		*expected_p = "HOST:PORT, such as gateway:7071";
+		return set_address(c->advertise, sizeof(c->advertise), text);
 	case TASKRT__SET_FAULTS:
 		*expected_p = "one of auto, segv";
 		if (strcmp(text, "auto") != 0 && strcmp(text, "segv") != 0)
@@ -328,6 +341,13 @@ check_together(const struct taskrt__config *c, struct dsm_error *e)
 		    "%s: transport shm works on one machine only, but "
 		    "coordinator %.200s is configured; use auto or tcp",
 		    source(key, c->origin[key]), c->coordinator);
+	if (c->advertise[0] != '\0' && c->listen[0] == '\0')
+		return dsm__fail(
+		    e, DSM_EINVAL,
+		    "TASKRT_ADVERTISE is %.200s, but the port that it is to "
+		    "lead to is another one in each session; set TASKRT_LISTEN "
+		    "too",
+		    c->advertise);
 	if (c->heap_size > UINT64_C(1) << 46)
 		return dsm__fail(
 		    e, DSM_EINVAL,
@@ -421,6 +441,12 @@ taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
 		snprintf(number, sizeof(number), "%g",
 		         (double)c->wait_ms / 1000);
 		text = number;
+		break;
+	case TASKRT__SET_LISTEN:
+		text = c->listen;
+		break;
+	case TASKRT__SET_ADVERTISE:
+		text = c->advertise;
 		break;
 	case TASKRT__SET_FAULTS:
 		text = c->force_segv ? "segv" : "auto";

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "../../dsm/base/status.h"
+#include "../../dsm/transport/conn.h"
 #include "../../dsm/transport/verbs.h"
 
 /* X(KEY, name, environment name or NULL, help) */
@@ -30,6 +31,11 @@
 	X(LOG, "log", "TASKRT_LOG", "error, warn, info, debug, trace")         \
 	X(WAIT, "wait", "TASKRT_WAIT",                                         \
 	  "seconds to wait for the coordinator and a first worker")            \
+	X(LISTEN, "listen", "TASKRT_LISTEN",                                   \
+	  "ADDR:PORT for data links; empty: a free port beside the "           \
+	  "coordinator's link")                                                \
+	X(ADVERTISE, "advertise", "TASKRT_ADVERTISE",                          \
+	  "HOST:PORT that workers reach it by, when that is another one")      \
 	X(FAULTS, "faults", "TASKRT_FAULTS",                                   \
 	  "auto, segv: how slots without a coordinator trap missing pages")    \
 	X(VERBS_DEVICE, "verbs_device", "TASKRT_VERBS_DEVICE",                 \
@@ -66,8 +72,10 @@ enum taskrt__transport {
 #define TASKRT__SLOTS_MAX 4096u
 
 struct taskrt__config {
-	char coordinator[320]; /* "": embedded */
-	char token_file[4096]; /* "": none */
+	char coordinator[320];        /* "": embedded */
+	char listen[DSM_ADDR_MAX];    /* "": beside the control link */
+	char advertise[DSM_ADDR_MAX]; /* "": where we listen */
+	char token_file[4096];        /* "": none */
 	unsigned slots;
 	enum taskrt__transport transport;
 	struct dsm_verbs_choice verbs;

@@ -2,8 +2,9 @@
  * A session with a coordinator over TCP: the control link, its heartbeat, and the
  * relays it asks for when a worker cannot reach us.
  *
- * Data links are served on the address that the control link goes out from: with
- * a coordinator on this machine that is loopback, and so it stays. Beyond
+ * Data links are served on the address that the control link goes out from, unless
+ * the program was told another one: with a coordinator on this machine that is
+ * loopback, and so it stays. Beyond
  * loopback only when the coordinator's WELCOME says that plain TCP is wanted;
  * otherwise the listener is closed unused, and slots come through the relay.
  */
@@ -291,27 +292,56 @@ connect_until(const char *addr, uint64_t deadline, int *fd_p,
 	}
 }
 
-/* Listen on the address that fd goes out from; "" when that cannot be done: then
- * slots come through the relay. */
-static void
-listen_beside(struct taskrt__session *s, int fd, char addr[DSM_ADDR_MAX],
-              int *loopback_p)
+/* Any port of the address that fd goes out from. */
+static int
+address_beside(int fd, char addr[DSM_ADDR_MAX])
 {
-	char local[DSM_ADDR_MAX];
-	struct dsm_error e = {0};
 	char *port = NULL;
 
-	addr[0] = '\0';
-	if (dsm__tcp_local(fd, local) == DSM_OK)
-		port = strrchr(local, ':');
+	if (dsm__tcp_local(fd, addr) == DSM_OK)
+		port = strrchr(addr, ':');
 	if (port == NULL)
-		return;
-	*loopback_p = dsm__tcp_is_loopback(local, NULL) == 1;
+		return DSM_ESYS;
 	memcpy(port, ":0", sizeof(":0"));
-	if (taskrt__listener_start(s, local, addr, &e) != DSM_OK) {
+	return DSM_OK;
+}
+
+/* What workers are told of a listener at `listened`, whose socket is on `beside`. */
+static void
+announce(const struct taskrt__config *c, const char *beside,
+         const char *listened, char addr[DSM_ADDR_MAX])
+{
+	const char *port = strrchr(listened, ':');
+	const char *host_end = strrchr(beside, ':');
+
+	if (c->advertise[0] != '\0')
+		snprintf(addr, DSM_ADDR_MAX, "%s", c->advertise);
+	else if (c->listen[0] == '*' && port != NULL && host_end != NULL)
+		snprintf(addr, DSM_ADDR_MAX, "%.*s%s", (int)(host_end - beside),
+		         beside, port);
+	else
+		snprintf(addr, DSM_ADDR_MAX, "%s", listened);
+}
+
+/* Listen where we are told to, else beside the control link fd. addr: what workers
+ * are told; "" when nobody listens: then slots come through the relay. */
+static void
+listen_for_slots(struct taskrt__session *s, int fd, char addr[DSM_ADDR_MAX],
+                 int *loopback_p)
+{
+	const struct taskrt__config *c = s->config;
+	char beside[DSM_ADDR_MAX], listened[DSM_ADDR_MAX];
+	struct dsm_error e = {0};
+
+	addr[0] = '\0';
+	if (address_beside(fd, beside) != DSM_OK)
+		return;
+	const char *where = c->listen[0] != '\0' ? c->listen : beside;
+	*loopback_p = dsm__tcp_is_loopback(where, NULL) == 1;
+	if (taskrt__listener_start(s, where, listened, &e) != DSM_OK)
 		log_warn("%s; slots will use the relay", e.text);
-		addr[0] = '\0';
-	}
+	else
+		announce(c, beside, listened, addr);
 }
 
 static int
@@ -329,7 +359,7 @@ start_link(struct taskrt__session *s, int fd, struct dsm_error *e)
 	}
 	LIST_INIT(&r->dials);
 	r->heard = dsm__now();
-	listen_beside(s, fd, addr, &r->loopback);
+	listen_for_slots(s, fd, addr, &r->loopback);
 	int err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
 	if (err != DSM_OK)
 		goto free_remote;

@@ -84,6 +84,9 @@ test_bad_values_are_errors_that_name_variable_and_value(void)
 	    {"TASKRT_CHECK=all", "TASKRT_CHECK"},
 	    {"TASKRT_STAT=yes", "TASKRT_STAT"},
 	    {"TASKRT_LOG=loud", "TASKRT_LOG"},
+	    {"TASKRT_LISTEN=7071", "TASKRT_LISTEN"},
+	    {"TASKRT_LISTEN=10.0.0.7:0", "TASKRT_LISTEN"},
+	    {"TASKRT_ADVERTISE=gateway", "TASKRT_ADVERTISE"},
 	};
 	struct taskrt__config c;
 	struct dsm_error e;
@@ -185,6 +188,22 @@ test_the_rdma_device_can_be_chosen(void)
 }
 
 static void
+test_an_advertised_address_needs_a_fixed_port_to_lead_to(void)
+{
+	char *env[3] = {(char[]){"TASKRT_ADVERTISE=gateway:7071"}, NULL, NULL};
+	struct taskrt__config c;
+	struct dsm_error e;
+
+	MUST_BE(taskrt__config_load(&c, NULL, env, &e), DSM_EINVAL);
+	MUST(strstr(e.text, "gateway:7071") != NULL);
+	MUST(strstr(e.text, "TASKRT_LISTEN") != NULL);
+	env[1] = (char[]){"TASKRT_LISTEN=*:7071"};
+	MUST_OK(taskrt__config_load(&c, NULL, env, &e));
+	MUST(strcmp(c.advertise, "gateway:7071") == 0);
+	MUST(strcmp(c.listen, "*:7071") == 0);
+}
+
+static void
 test_unknown_names_are_no_error(void)
 {
 	struct taskrt__config c;
@@ -224,5 +243,6 @@ SUITE(taskrt_client_config, "taskrt.client.config",
       T(test_empty_coordinator_forces_embedded_mode),
       T(test_shared_memory_with_a_coordinator_is_refused),
       T(test_verbs_without_a_coordinator_is_refused),
-      T(test_the_rdma_device_can_be_chosen), T(test_unknown_names_are_no_error),
-      T(test_values_are_shown_as_text));
+      T(test_the_rdma_device_can_be_chosen),
+      T(test_an_advertised_address_needs_a_fixed_port_to_lead_to),
+      T(test_unknown_names_are_no_error), T(test_values_are_shown_as_text));
