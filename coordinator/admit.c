@@ -105,7 +105,7 @@ join_core(struct visit *v, const struct dsm_msg_hello *m)
 	int err;
 
 	visit_set_state(v, VISIT_PEER);
-	err = coord_join(s->core, m, visit_name(v), &v->link, &v->peer);
+	err = coord_join(s->core, m, NULL, visit_name(v), &v->link, &v->peer);
 	if (err != DSM_OK)
 		visit_doom(v);
 	server_tick(s);

@@ -44,6 +44,7 @@ coord__attempt_leave(struct run *r, struct attempt *a, enum attempt_state to)
 	if (a->state == ATTEMPT_OUT) {
 		r->n_out--;
 		a->sw->worker->n_out--;
+		a->sw->n_out--;
 	}
 	if (to != ATTEMPT_DONE) {
 		TAILQ_REMOVE(&a->sw->held, a, link);
@@ -163,6 +164,7 @@ complete(struct run *r, struct attempt *a)
 	if (err != DSM_OK)
 		r->out_of_memory = 1;
 	a->sw->worker->n_tasks += a->hi - a->lo;
+	a->sw->n_tasks += a->hi - a->lo;
 	r->n_done += a->hi - a->lo;
 	coord__attempt_leave(r, a, ATTEMPT_COMPLETE);
 }

@@ -243,15 +243,39 @@ end_predecessor(struct coord *k, const struct dsm_msg_hello *h)
 	}
 }
 
+/* Is that role the token's? */
+static int
+role_check(const struct dsm_msg_hello *h, const struct dsm_identity *who,
+           struct dsm_error *e)
+{
+	if (who == NULL)
+		return DSM_OK;
+	if (h->role == DSM_ROLE_WORKER && !(who->roles & DSM_TOKEN_WORKER))
+		return dsm__fail(e, DSM_EAUTH,
+		                 "token %s is not for workers: that takes the "
+		                 "word \"worker\" on its line of the "
+		                 "coordinator's token file",
+		                 who->name);
+	if (h->role == DSM_ROLE_CLIENT && !(who->roles & DSM_TOKEN_CLIENT))
+		return dsm__fail(e, DSM_EAUTH,
+		                 "token %s is not for programs: that takes the "
+		                 "word \"client\" on its line of the "
+		                 "coordinator's token file",
+		                 who->name);
+	return DSM_OK;
+}
+
 int
 coord_join(struct coord *k, const struct dsm_msg_hello *hello,
-           const char *peer_name, struct coord_link *link,
-           struct coord_peer **peer_p)
+           const struct dsm_identity *who, const char *peer_name,
+           struct coord_link *link, struct coord_peer **peer_p)
 {
 	struct coord_peer *p;
 	struct dsm_error e;
 	int err = hello_check(hello, &e);
 
+	if (err == DSM_OK)
+		err = role_check(hello, who, &e);
 	*peer_p = NULL;
 	if (err != DSM_OK) {
 		log_warn("%s: refused: %s", peer_name, e.text);
@@ -265,6 +289,8 @@ coord_join(struct coord *k, const struct dsm_msg_hello *hello,
 		return DSM_ENOMEM;
 	p->out = link;
 	p->role = hello->role;
+	if (who != NULL)
+		p->who = *who;
 	snprintf(p->name, sizeof(p->name), "%s", peer_name);
 	TAILQ_INSERT_TAIL(&k->peers, p, link);
 	if (p->role == DSM_ROLE_CLIENT)
@@ -280,11 +306,12 @@ coord_join(struct coord *k, const struct dsm_msg_hello *hello,
 		coord_peer_gone(k, p, k->now);
 		return err;
 	}
-	log_info("%s %s joined",
+	log_info("%s %s%s%s joined",
 	         p->worker != NULL    ? "worker"
 	         : p->session != NULL ? "client"
 	                              : "tool",
-	         p->name);
+	         p->name, who != NULL ? " of " : "",
+	         who != NULL ? who->name : "");
 	coord__dispatch(k);
 	*peer_p = p;
 	return DSM_OK;
@@ -421,7 +448,8 @@ on_stat(struct coord *k, struct coord_peer *p, const struct dsm_frame *f)
 
 	if (dsm__decode_stat(f->body, f->len, &m) != DSM_OK)
 		return DSM_EPROTO;
-	text = coord_stat_json(k, k->now);
+	text =
+	    coord_stat_json(k, p->who.name[0] != '\0' ? &p->who : NULL, k->now);
 	if (text == NULL)
 		return DSM_ENOMEM;
 	reply.text = dsm__str(text);

@@ -28,6 +28,7 @@
 
 #include "../../dsm/base/status.h"
 #include "../../dsm/transport/conn.h"
+#include "../../dsm/transport/token.h"
 #include "../../dsm/wire/wire.h"
 
 struct coord;
@@ -63,11 +64,13 @@ void coord_destroy(struct coord *k);
 /*
  * HELLO of a client or worker was read. Answers WELCOME or REFUSE over the link.
  * *peer_p is NULL when refused (another version, magic, page size,
- * architecture). peer_name: for logs and reports, copied.
+ * architecture, a token without that role). peer_name: for logs and reports,
+ * copied. who: whose token the peer has shown, copied; NULL: there are no tokens
+ * here, and everybody may do and see everything.
  */
 int coord_join(struct coord *k, const struct dsm_msg_hello *hello,
-               const char *peer_name, struct coord_link *link,
-               struct coord_peer **peer_p);
+               const struct dsm_identity *who, const char *peer_name,
+               struct coord_link *link, struct coord_peer **peer_p);
 /* A frame of that peer. DSM_EPROTO: malformed or out of place; the core has
  * called link->close. */
 int coord_frame(struct coord *k, struct coord_peer *peer,
@@ -85,7 +88,18 @@ uint64_t coord_tick(struct coord *k, uint64_t now);
 struct coord_link *coord_session_client(struct coord *k, uint64_t session,
                                         const uint8_t *key, size_t key_len);
 
-/* One JSON object for `taskrt stat`: workers, sessions, runs. malloc'ed. */
-char *coord_stat_json(struct coord *k, uint64_t now);
+/* The same for a peer that has shown the key already: NULL: no such session. */
+struct coord_link *coord_session_link(struct coord *k, uint64_t session);
+/* The key of a session: 1, or 0: there is none. */
+int coord_session_key(struct coord *k, uint64_t session,
+                      uint8_t key_p[DSM_KEY_LEN]);
+
+/*
+ * One JSON object for `taskrt stat`: workers, sessions, runs. malloc'ed. For whom:
+ * a token's name that is no admin's gets its own sessions only, and of workers
+ * what they do for those. NULL: everything.
+ */
+char *coord_stat_json(struct coord *k, const struct dsm_identity *viewer,
+                      uint64_t now);
 
 #endif

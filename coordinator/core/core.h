@@ -37,6 +37,9 @@
 struct coord_peer {
 	TAILQ_ENTRY(coord_peer) link;
 	struct coord_link *out;
+	/* Whose token it has shown; no name: there are no tokens, all is allowed.
+	 * A session is its client's: session->client->who. */
+	struct dsm_identity who;
 	unsigned role;
 	char name[COORD_NAME_MAX]; /* of the connection, for logs */
 	uint64_t last_heard;       /* 0: not looked at yet */
@@ -102,6 +105,8 @@ struct sworker {
 	char reason[COORD_REASON_MAX]; /* UNFIT */
 	/* How its newest slot reaches the client, "": it has not said. */
 	char transport[16], link_text[COORD_REASON_MAX];
+	unsigned n_out;   /* attempts OUT */
+	uint64_t n_tasks; /* done here */
 	TAILQ_HEAD(, attempt) held;
 };
 

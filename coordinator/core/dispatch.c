@@ -110,6 +110,7 @@ give(struct coord *k, struct sworker *sw)
 	r->n_out++;
 	r->n_held++;
 	sw->worker->n_out++;
+	sw->n_out++;
 	s->last_exec = ++k->serial;
 	m = (struct dsm_msg_exec){s->id, r->m.run, a->id, a->lo, a->hi};
 	coord__peer_send_buf(k, sw->worker->peer, DSM_MSG_EXEC,

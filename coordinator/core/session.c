@@ -77,6 +77,25 @@ coord__session_find(struct coord *k, uint64_t id)
 }
 
 struct coord_link *
+coord_session_link(struct coord *k, uint64_t session)
+{
+	struct session *s = coord__session_find(k, session);
+
+	return s != NULL && !s->client->closing ? s->client->out : NULL;
+}
+
+int
+coord_session_key(struct coord *k, uint64_t session, uint8_t key_p[DSM_KEY_LEN])
+{
+	struct session *s = coord__session_find(k, session);
+
+	if (s == NULL || s->client->closing)
+		return 0;
+	memcpy(key_p, s->key, DSM_KEY_LEN);
+	return 1;
+}
+
+struct coord_link *
 coord_session_client(struct coord *k, uint64_t session, const uint8_t *key,
                      size_t key_len)
 {

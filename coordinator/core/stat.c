@@ -91,9 +91,42 @@ ms_since(uint64_t then, uint64_t now)
 	return then != 0 && now > then ? (now - then) / DSM_MS : 0;
 }
 
-static void
-put_worker(struct json *j, const struct worker_peer *w, uint64_t now)
+/* Sessions of another token are nobody's business but an admin's. */
+static int
+may_see(const struct dsm_identity *viewer, const struct session *s)
 {
+	return viewer == NULL || (viewer->roles & DSM_TOKEN_ADMIN) != 0 ||
+	       strcmp(viewer->name, s->client->who.name) == 0;
+}
+
+/* What a worker does for the sessions that the viewer sees. */
+static void
+work_seen(const struct worker_peer *w, const struct dsm_identity *viewer,
+          unsigned *n_out_p, uint64_t *n_tasks_p)
+{
+	const struct sworker *sw;
+
+	*n_out_p = w->n_out;
+	*n_tasks_p = w->n_tasks;
+	if (viewer == NULL || (viewer->roles & DSM_TOKEN_ADMIN) != 0)
+		return;
+	*n_out_p = 0;
+	*n_tasks_p = 0;
+	TAILQ_FOREACH(sw, &w->sessions, of_worker)
+	if (may_see(viewer, sw->session)) {
+		*n_out_p += sw->n_out;
+		*n_tasks_p += sw->n_tasks;
+	}
+}
+
+static void
+put_worker(struct json *j, const struct worker_peer *w,
+           const struct dsm_identity *viewer, uint64_t now)
+{
+	uint64_t n_tasks;
+	unsigned n_out;
+
+	work_seen(w, viewer, &n_out, &n_tasks);
 	putf(j, "{\"id\":%" PRIu64 ",\"name\":", w->id);
 	put_string(j, w->name);
 	putf(j, ",\"peer\":");
@@ -101,8 +134,8 @@ put_worker(struct json *j, const struct worker_peer *w, uint64_t now)
 	putf(j,
 	     ",\"slots\":%u,\"busy\":%u,\"tasks\":%" PRIu64
 	     ",\"silent_ms\":%" PRIu64 "}",
-	     w->n_slots, w->n_out < w->n_slots ? w->n_out : w->n_slots,
-	     w->n_tasks, ms_since(w->peer->last_heard, now));
+	     w->n_slots, n_out < w->n_slots ? n_out : w->n_slots, n_tasks,
+	     ms_since(w->peer->last_heard, now));
 }
 
 static const char *
@@ -186,6 +219,10 @@ put_session(struct json *j, const struct session *s, uint64_t now,
 	}
 	putf(j, "{\"id\":%" PRIu64 ",\"name\":", s->id);
 	put_string(j, s->name);
+	if (s->client->who.name[0] != '\0') {
+		putf(j, ",\"token\":");
+		put_string(j, s->client->who.name);
+	}
 	putf(j, ",\"peer\":");
 	put_string(j, s->client->name);
 	putf(j,
@@ -203,7 +240,8 @@ put_session(struct json *j, const struct session *s, uint64_t now,
 }
 
 char *
-coord_stat_json(struct coord *k, uint64_t now)
+coord_stat_json(struct coord *k, const struct dsm_identity *viewer,
+                uint64_t now)
 {
 	struct json j = {.err = DSM_OK};
 	unsigned n = 0, left_out = 0;
@@ -213,11 +251,11 @@ coord_stat_json(struct coord *k, uint64_t now)
 	putf(&j, "{\"workers\":[");
 	TAILQ_FOREACH(w, &k->workers, link)
 	if (next_entry(&j, &n, &left_out))
-		put_worker(&j, w, now);
+		put_worker(&j, w, viewer, now);
 	putf(&j, "],\"sessions\":[");
 	n = 0;
 	TAILQ_FOREACH(s, &k->sessions, link)
-	if (next_entry(&j, &n, &left_out))
+	if (may_see(viewer, s) && next_entry(&j, &n, &left_out))
 		put_session(&j, s, now, &left_out);
 	putf(&j, "],\"left_out\":%u}", left_out);
 	put(&j, "", 1);

@@ -315,7 +315,7 @@ static int
 join(struct embedded *x, const struct dsm_msg_hello *hello, const char *name,
      struct queue_link *link, struct coord_peer **peer_p, struct dsm_error *e)
 {
-	int err = coord_join(x->coord, hello, name, &link->link, peer_p);
+	int err = coord_join(x->coord, hello, NULL, name, &link->link, peer_p);
 
 	if (err == DSM_OK && *peer_p == NULL)
 		err = DSM_EINCOMPAT;

@@ -125,7 +125,8 @@ count_of(const struct fake *f, unsigned type)
 }
 
 static int
-join_hello(struct coord *k, struct fake *f, const struct dsm_msg_hello *h)
+join_hello_as(struct coord *k, struct fake *f, const struct dsm_msg_hello *h,
+              const struct dsm_identity *who)
 {
 	struct dsm_msg_welcome m;
 	struct sent *s;
@@ -137,7 +138,7 @@ join_hello(struct coord *k, struct fake *f, const struct dsm_msg_hello *h)
 	f->link.reachable = fake_reachable;
 	f->k = k;
 	f->now = DSM_SEC;
-	err = coord_join(k, h, "peer:1", &f->link, &f->peer);
+	err = coord_join(k, h, who, "peer:1", &f->link, &f->peer);
 	if (err != DSM_OK)
 		return err;
 	s = next_of(f, DSM_MSG_WELCOME);
@@ -147,6 +148,12 @@ join_hello(struct coord *k, struct fake *f, const struct dsm_msg_hello *h)
 	if (m.key.len == DSM_KEY_LEN)
 		memcpy(f->key, m.key.ptr, DSM_KEY_LEN);
 	return DSM_OK;
+}
+
+static int
+join_hello(struct coord *k, struct fake *f, const struct dsm_msg_hello *h)
+{
+	return join_hello_as(k, f, h, NULL);
 }
 
 static void
@@ -1334,13 +1341,125 @@ test_stat_says_how_slots_reach_their_program(void)
 	say_link(&g.w[0], g.c.session, "verbs", "mlx5_0 port 1");
 	say_link(&g.w[2], g.c.session, "tcp", "");
 	say_link(&g.w[2], 999, "tcp", "of nobody");
-	json = coord_stat_json(g.k, g.now);
+	json = coord_stat_json(g.k, NULL, g.now);
 	MUST(json != NULL);
 	MUST(strstr(json,
 	            "\"links\":[{\"worker\":\"node0\",\"transport\":\"verbs\","
 	            "\"text\":\"mlx5_0 port 1\"},{\"worker\":\"node2\","
 	            "\"transport\":\"tcp\",\"text\":\"\"}]") != NULL);
 	free(json);
+	rig_fini(&g);
+}
+
+/* --- tokens --- */
+
+static const struct dsm_identity alice = {"alice", DSM_TOKEN_CLIENT, 0, 0, 0},
+                                 bob = {"bob", DSM_TOKEN_CLIENT, 0, 0, 0},
+                                 crew = {"crew", DSM_TOKEN_WORKER, 0, 0, 0},
+                                 chief = {"chief",
+                                          DSM_TOKEN_CLIENT | DSM_TOKEN_ADMIN, 0,
+                                          0, 0};
+
+static void
+must_join_as(struct coord *k, struct fake *f, unsigned role, const char *name,
+             const struct dsm_identity *who)
+{
+	struct dsm_msg_hello h = hello_of(role, name, 1);
+
+	MUST_OK(join_hello_as(k, f, &h, who));
+}
+
+static void
+must_not_join_as(struct coord *k, unsigned role, const char *name,
+                 const struct dsm_identity *who)
+{
+	struct dsm_msg_hello h = hello_of(role, name, 1);
+	struct dsm_msg_refuse m;
+	struct fake f;
+	struct sent *s;
+
+	MUST_BE(join_hello_as(k, &f, &h, who), DSM_EAUTH);
+	MUST(f.peer == NULL);
+	s = next_of(&f, DSM_MSG_REFUSE);
+	MUST(s != NULL);
+	MUST_OK(dsm__decode_refuse(s->body, s->len, &m));
+	MUST_BE(m.code, -DSM_EAUTH);
+	fake_fini(&f);
+}
+
+static void
+test_a_token_joins_in_its_role_only(void)
+{
+	const struct coord_params p = {.no_worker_ms = 1000};
+	struct coord *k;
+	struct fake c, w;
+
+	MUST_OK(coord_create(&p, &k));
+	must_not_join_as(k, DSM_ROLE_WORKER, "node", &alice);
+	must_not_join_as(k, DSM_ROLE_CLIENT, "prog", &crew);
+	must_join_as(k, &c, DSM_ROLE_CLIENT, "prog", &alice);
+	must_join_as(k, &w, DSM_ROLE_WORKER, "node", &crew);
+	MUST_BE(count_of(&w, DSM_MSG_SESSION), 1);
+	leave(&c);
+	leave(&w);
+	coord_destroy(k);
+}
+
+static int
+json_has(struct coord *k, const struct dsm_identity *viewer, const char *text)
+{
+	char *json = coord_stat_json(k, viewer, 0);
+	int has;
+
+	MUST(json != NULL);
+	has = strstr(json, text) != NULL;
+	free(json);
+	return has;
+}
+
+static void
+test_a_token_sees_its_own_sessions_and_an_admin_all(void)
+{
+	const struct coord_params p = {.no_worker_ms = 1000};
+	struct coord *k;
+	struct fake a, b, w;
+
+	MUST_OK(coord_create(&p, &k));
+	must_join_as(k, &w, DSM_ROLE_WORKER, "node", &crew);
+	must_join_as(k, &a, DSM_ROLE_CLIENT, "prog-a", &alice);
+	must_join_as(k, &b, DSM_ROLE_CLIENT, "prog-b", &bob);
+	MUST(json_has(k, &alice, "prog-a"));
+	MUST(!json_has(k, &alice, "prog-b"));
+	MUST(!json_has(k, &alice, "bob"));
+	MUST(json_has(k, &bob, "prog-b"));
+	MUST(!json_has(k, &bob, "prog-a"));
+	MUST(!json_has(k, &crew, "prog-"));
+	MUST(json_has(k, &chief, "prog-a"));
+	MUST(json_has(k, &chief, "prog-b"));
+	MUST(json_has(k, NULL, "prog-a"));
+	MUST(json_has(k, &alice, "\"name\":\"node\""));
+	leave(&a);
+	leave(&b);
+	leave(&w);
+	coord_destroy(k);
+}
+
+static void
+test_a_session_s_key_and_link_end_with_it(void)
+{
+	uint8_t key[DSM_KEY_LEN];
+	struct coord *k;
+	uint64_t session;
+	struct rig g;
+
+	rig_init(&g, 0, 0);
+	k = g.k;
+	session = g.c.session;
+	MUST(coord_session_key(k, session, key));
+	MUST(memcmp(key, g.c.key, DSM_KEY_LEN) == 0);
+	MUST(coord_session_link(k, session) == &g.c.link);
+	MUST(!coord_session_key(k, session + 1, key));
+	MUST(coord_session_link(k, session + 1) == NULL);
 	rig_fini(&g);
 }
 
@@ -1552,7 +1671,7 @@ test_stat_tells_of_workers_sessions_and_runs(void)
 	rig_init(&g, 0, 0);
 	MUST_OK(join_hello(g.k, &g.w[0], &h));
 	MUST_OK(launch(&g, .end = 100));
-	json = coord_stat_json(g.k, g.now);
+	json = coord_stat_json(g.k, NULL, g.now);
 	MUST(json != NULL);
 	MUST(strstr(json, "\"name\":\"a\\\"b\\u000a?\"") != NULL);
 	MUST(strstr(json, "\"slots\":3") != NULL);
@@ -1791,6 +1910,9 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_a_run_without_workers_ends_after_a_while),
       T(test_a_worker_whose_cpu_lacks_something_is_not_asked),
       T(test_stat_says_how_slots_reach_their_program),
+      T(test_a_token_joins_in_its_role_only),
+      T(test_a_token_sees_its_own_sessions_and_an_admin_all),
+      T(test_a_session_s_key_and_link_end_with_it),
       T(test_an_unfit_worker_s_tasks_go_elsewhere),
       T(test_a_silent_peer_is_closed_and_a_lively_one_pinged),
       T(test_a_client_that_is_stopped_is_waited_for),
