@@ -189,6 +189,9 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 	case TASKRT__SET_ADVERTISE:
 		*expected_p = "HOST:PORT, such as gateway:7071";
 		return set_address(c->advertise, sizeof(c->advertise), text);
+	case TASKRT__SET_RECONNECT:
+		*expected_p = "a number of seconds";
+		return parse_seconds(text, &c->reconnect_ms);
 	case TASKRT__SET_FAULTS:
 		*expected_p = "one of auto, segv";
 		if (strcmp(text, "auto") != 0 && strcmp(text, "segv") != 0)
@@ -365,6 +368,7 @@ taskrt__config_load(struct taskrt__config *c, const struct taskrt_config *given,
 	    .slots = taskrt__config_cpus(),
 	    .log = "warn",
 	    .wait_ms = 10000,
+	    .reconnect_ms = 60000,
 	    .heap_size = TASKRT__HEAP_SIZE,
 	};
 	int err = load_environment(c, env, e);
@@ -447,6 +451,11 @@ taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
 		break;
 	case TASKRT__SET_ADVERTISE:
 		text = c->advertise;
+		break;
+	case TASKRT__SET_RECONNECT:
+		snprintf(number, sizeof(number), "%g",
+		         (double)c->reconnect_ms / 1000);
+		text = number;
 		break;
 	case TASKRT__SET_FAULTS:
 		text = c->force_segv ? "segv" : "auto";

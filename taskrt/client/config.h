@@ -36,6 +36,8 @@
 	  "coordinator's link")                                                \
 	X(ADVERTISE, "advertise", "TASKRT_ADVERTISE",                          \
 	  "HOST:PORT that workers reach it by, when that is another one")      \
+	X(RECONNECT, "reconnect", "TASKRT_RECONNECT",                          \
+	  "seconds to look for a coordinator that is gone while a run is on")  \
 	X(FAULTS, "faults", "TASKRT_FAULTS",                                   \
 	  "auto, segv: how slots without a coordinator trap missing pages")    \
 	X(VERBS_DEVICE, "verbs_device", "TASKRT_VERBS_DEVICE",                 \
@@ -85,6 +87,7 @@ struct taskrt__config {
 	int stat;
 	char log[16];
 	uint64_t wait_ms;
+	uint64_t reconnect_ms; /* 0: not at all */
 	uint64_t heap_size;
 	enum taskrt__origin origin[TASKRT__N_SETTINGS];
 };

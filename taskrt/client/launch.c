@@ -109,28 +109,43 @@ shares_heap(const struct taskrt__session *s)
 	       s->config->transport != TASKRT__TRANSPORT_TCP;
 }
 
-/* Heap lock held. */
-static int
-follow_advice(struct taskrt__session *s, struct taskrt__launch *l)
+int
+taskrt__launch_advice(struct taskrt__session *s, struct dsm_wbuf *w,
+                      uint32_t *n_p)
 {
 	const struct dsm_advices *x = &s->heap->advice;
-	uint64_t used = s->heap->base + dsm__heap_used(s->heap);
 	int err = DSM_OK;
 
+	*n_p = 0;
 	if (shares_heap(s))
 		return DSM_OK;
 	for (size_t i = 0; i < x->n && err == DSM_OK; i++) {
+		const struct dsm_rec_advice rec = {x->v[i].start, x->v[i].end,
+		                                   x->v[i].kind};
+
+		err = dsm__pack_advice(w, &rec);
+	}
+	*n_p = err == DSM_OK ? (uint32_t)x->n : 0; /* it was advice */
+	return err;
+}
+
+/* Heap lock held: pages that will be needed travel with RUN. */
+static void
+push_advised(struct taskrt__session *s, struct taskrt__launch *l)
+{
+	const struct dsm_advices *x = &s->heap->advice;
+	uint64_t used = s->heap->base + dsm__heap_used(s->heap);
+
+	if (shares_heap(s))
+		return;
+	for (size_t i = 0; i < x->n; i++) {
 		const struct dsm_advice *a = &x->v[i];
-		const struct dsm_rec_advice rec = {a->start, a->end, a->kind};
 		uint64_t end = a->end < used ? a->end : used;
 
 		if (a->kind == DSM_ADVICE_WILLNEED && a->start < end)
 			dsm__server_push(s->server, a->start, end, UPDATES_MAX,
 			                 &l->updates, &l->pages);
-		err = dsm__pack_advice(&l->packed_advice, &rec);
-		l->n_advice++;
 	}
-	return err;
 }
 
 /*
@@ -167,9 +182,9 @@ freeze(struct taskrt__session *s, struct taskrt_run *run,
 			    "cannot find what changed since the last run: %s",
 			    dsm__strerror(err));
 	}
-	if (err == DSM_OK && follow_advice(s, l) != DSM_OK)
-		l->n_advice = 0; /* it was advice */
 	if (err == DSM_OK) {
+		push_advised(s, l);
+		taskrt__launch_advice(s, &l->packed_advice, &l->n_advice);
 		s->changed.n = 0;
 		dsm__heap_run_begin(h);
 		run->counters.pages_folded = n_folded;
@@ -238,14 +253,13 @@ run_wait(const struct taskrt__config *config)
 	return config->wait_ms > 0 ? (uint32_t)config->wait_ms : 1;
 }
 
-static int
-send_run(struct taskrt__session *s, struct taskrt_run *run,
-         struct taskrt__launch *l, const struct taskrt_options *opt,
-         const struct taskrt__context *context, struct dsm_error *e)
+/* All of RUN that a run keeps. */
+static void
+describe(struct taskrt__session *s, struct taskrt_run *run,
+         const struct taskrt_options *opt,
+         const struct taskrt__context *context)
 {
-	struct dsm_msg_run m = {
-	    .session = s->id,
-	    .run = run->id,
+	run->m = (struct dsm_msg_run){
 	    .mode = run->job.mode,
 	    .flags = run_flags(opt, s->config),
 	    .fn = run->job.fn,
@@ -267,17 +281,16 @@ send_run(struct taskrt__session *s, struct taskrt_run *run,
 	    .task_page = (uintptr_t)&taskrt__task_page,
 	    .stack_size = context->stack_size,
 	    .name = dsm__str(run->name),
-	    .ranges = {l->packed_ranges.ptr, l->n_ranges},
-	    .drops = {l->packed_drops.ptr, (uint32_t)l->drops.n},
-	    .updates = {l->packed_updates.ptr, (uint32_t)l->updates.n},
-	    .pages = {l->pages.ptr, (uint32_t)l->pages.len},
-	    .advice = {l->packed_advice.ptr, l->n_advice},
 	};
+}
+
+int
+taskrt__launch_send(struct taskrt_run *run, const struct dsm_msg_run *m,
+                    struct dsm_error *e)
+{
 	struct dsm_wbuf w = {0};
 
-	if (l->version != s->sent_version)
-		m.flags |= DSM_RUN_RANGES;
-	int err = dsm__encode_run(&w, &m);
+	int err = dsm__encode_run(&w, m);
 	if (err == DSM_OK && w.len > DSM_FRAME_MAX)
 		err = DSM_ENOSPC;
 	if (err != DSM_OK)
@@ -285,7 +298,27 @@ send_run(struct taskrt__session *s, struct taskrt_run *run,
 		          "cannot describe the launch in a message of "
 		          "%zu bytes: %s",
 		          w.len, dsm__strerror(err));
-	taskrt__session_send(s, DSM_MSG_RUN, &w, err);
+	taskrt__session_send(run->session, DSM_MSG_RUN, &w, err);
+	return err;
+}
+
+static int
+send_run(struct taskrt__session *s, struct taskrt_run *run,
+         struct taskrt__launch *l, struct dsm_error *e)
+{
+	struct dsm_msg_run m = run->m;
+
+	m.session = s->id;
+	m.run = run->id;
+	m.ranges = (struct dsm_array){l->packed_ranges.ptr, l->n_ranges};
+	m.drops = (struct dsm_array){l->packed_drops.ptr, (uint32_t)l->drops.n};
+	m.updates =
+	    (struct dsm_array){l->packed_updates.ptr, (uint32_t)l->updates.n};
+	m.pages = (struct dsm_blob){l->pages.ptr, (uint32_t)l->pages.len};
+	m.advice = (struct dsm_array){l->packed_advice.ptr, l->n_advice};
+	if (l->version != s->sent_version)
+		m.flags |= DSM_RUN_RANGES;
+	int err = taskrt__launch_send(run, &m, e);
 	s->sent_version = l->version;
 	return err;
 }
@@ -323,7 +356,8 @@ launch_locked(struct taskrt__session *s, struct taskrt_run *run,
 	s->run = run;
 	run->session = s;
 	run->counters.fold_ns = dsm__now() - run->launched;
-	err = send_run(s, run, l, opt, &context, e);
+	describe(s, run, opt, &context);
+	err = send_run(s, run, l, e);
 	if (err == DSM_OK)
 		goto fini_launch;
 	s->run = NULL;
@@ -337,32 +371,52 @@ fini_launch:
 	return err;
 }
 
+/* run_lock held; its drive lock afterwards. A session that is found to be lost here
+ * makes place for another one, once. NULL: e says why. */
+static struct taskrt__session *
+take_session(struct taskrt__client *c, const struct taskrt_run *run,
+             struct dsm_error *e)
+{
+	for (int again = 0;; again++) {
+		struct taskrt__session *s;
+
+		if (taskrt__client_session(c, &s, e) != DSM_OK)
+			return NULL;
+		/* A call that waits drives the loop itself: its launch wakes
+		 * nobody. */
+		if (!run->job.async)
+			dsm__loop_enter(s->loop);
+		dsm__loop_lock(s->loop);
+		if (s->state != TASKRT__LOST)
+			return s;
+		dsm__fail(e, s->why.code, "%s", s->why.text);
+		dsm__loop_unlock(s->loop);
+		if (!run->job.async)
+			dsm__loop_leave(s->loop);
+		if (again)
+			return NULL;
+	}
+}
+
 /* run_lock held. */
 static int
 launch(struct taskrt__client *c, struct taskrt_run *run,
        const struct taskrt_options *opt, struct dsm_error *e)
 {
 	struct taskrt__session *s;
-	int err = taskrt__client_session(c, &s, e);
 
-	if (err != DSM_OK)
-		return err;
 	if (keep_tasks(run) != DSM_OK)
 		return dsm__fail(e, DSM_ENOMEM,
 		                 "out of memory for a copy of the task array");
+	s = take_session(c, run, e);
+	if (s == NULL)
+		return e->code;
 	run->costs = c->sums->costs;
 	c->sums->heap_shared = shares_heap(s);
 	run->launched = dsm__now();
 	taskrt__progress_start(&run->progress, run->launched);
 	run->exclusive = taskrt__threads_exclusive(&c->threads);
-	/* A call that waits drives the loop itself: its launch wakes nobody. */
-	if (!run->job.async)
-		dsm__loop_enter(s->loop);
-	dsm__loop_lock(s->loop);
-	if (s->state == TASKRT__LOST)
-		err = dsm__fail(e, s->why.code, "%s", s->why.text);
-	else
-		err = launch_locked(s, run, opt, e);
+	int err = launch_locked(s, run, opt, e);
 	dsm__loop_unlock(s->loop);
 	if (err == DSM_OK)
 		c->run = run;

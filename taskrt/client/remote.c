@@ -8,7 +8,7 @@
  * loopback only when the coordinator's WELCOME says that plain TCP is wanted;
  * otherwise the listener is closed unused, and slots come through the relay.
  */
-#include "session.h"
+#include "remote_priv.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -20,29 +20,39 @@
 #include "../../dsm/base/log.h"
 #include "serveconn.h"
 
-#define RETRY_MS 100   /* between two attempts to connect */
-#define SILENT_BEATS 5 /* heartbeats without a word: the link is dead */
-
-struct remote {
-	struct dsm_handle *handle; /* NULL once lost */
-	uint64_t heard;            /* when the last frame came */
-	uint64_t looked;           /* when on_heartbeat was called last */
-	uint64_t ping_seq;
-	int loopback; /* the data listener's address is */
-	uv_timer_t heartbeat;
-	LIST_HEAD(, dial) dials;
-};
+#define RETRY_MS 100 /* between two attempts to connect, at the start */
+#define RELAY_CONNECT_MS 10000 /* the coordinator does not wait longer */
 
 /* A relay connection that is being made. */
 struct dial {
 	LIST_ENTRY(dial) link;
 	struct taskrt__session *session;
-	uv_poll_t poll;
-	int fd; /* -1: given on */
+	struct dsm_connect *connect;
 	uint64_t relay;
 };
 
 /* --- control link --- */
+
+/* It is of no use any more, for this reason. */
+static void
+lost(struct taskrt__session *s, const char *why)
+{
+	struct remote *r = s->link_state;
+
+	if (r->rejoin.state == REJOIN_GREETING) {
+		rejoin_failed(s, why);
+		return;
+	}
+	remote_unlink(s);
+	if (taskrt__session_suspend(s))
+		rejoin_begin(s, why);
+	else
+		taskrt__session_lose(
+		    s, DSM_ECONN,
+		    "the coordinator at %s is gone (%s); start it again, then "
+		    "launch again",
+		    s->config->coordinator, why);
+}
 
 static void
 remote_send(struct taskrt__session *s, unsigned type, const struct iovec *iov,
@@ -66,23 +76,16 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 	struct remote *r = s->link_state;
 
 	(void)h;
-	r->heard = dsm__now();
+	dsm__beat_heard(&r->beat, dsm__now());
 	taskrt__session_frame(s, f->type, f->body, f->len);
 }
 
 static void
 on_lost(void *owner, struct dsm_handle *h, int err)
 {
-	struct taskrt__session *s = owner;
-	struct remote *r = s->link_state;
-
-	r->handle = NULL;
-	taskrt__session_lose(
-	    s, DSM_ECONN,
-	    "the coordinator at %s is gone (%s); start it again, then launch "
-	    "again",
-	    s->config->coordinator, dsm__strerror(err));
-	dsm__handle_close(h);
+	(void)h;
+	lost(owner, err == DSM_ECONN ? "it closed the connection"
+	                             : dsm__strerror(err));
 }
 
 static const struct dsm_handle_ops handle_ops = {on_frame, on_lost};
@@ -92,53 +95,32 @@ on_heartbeat(uv_timer_t *timer)
 {
 	struct taskrt__session *s = timer->data;
 	struct remote *r = s->link_state;
-	uint64_t now = dsm__now(), silent_ms;
+	uint64_t now = dsm__now();
+	char why[64];
 
-	if (s->state != TASKRT__READY || s->heartbeat_ms == 0)
+	if (s->state != TASKRT__READY)
 		return;
-	/* When we ourselves were stopped, silence says nothing: what has come
-	 * meanwhile is read after this. */
-	if (now - r->looked > 2 * s->heartbeat_ms * DSM_MS)
-		r->heard = now;
-	r->looked = now;
-	silent_ms = (now - r->heard) / DSM_MS;
-	if (silent_ms >= (uint64_t)s->heartbeat_ms * SILENT_BEATS) {
-		taskrt__session_lose(
-		    s, DSM_ECONN,
-		    "the coordinator at %s has not answered for %llu ms",
-		    s->config->coordinator, (unsigned long long)silent_ms);
-		return;
-	}
-	if (silent_ms >= s->heartbeat_ms) {
-		struct dsm_msg_ping m = {.seq = ++r->ping_seq};
+	switch (dsm__beat_look(&r->beat, now)) {
+	case DSM_BEAT_FINE:
+		break;
+	case DSM_BEAT_ASK: {
+		const struct dsm_msg_ping m = {.seq = r->beat.seq};
 		struct dsm_wbuf w = {0};
 		int err = dsm__encode_ping(&w, &m);
 
 		taskrt__session_send(s, DSM_MSG_PING, &w, err);
+		break;
+	}
+	case DSM_BEAT_LOST:
+		snprintf(
+		    why, sizeof(why), "it has not answered for %llu ms",
+		    (unsigned long long)dsm__beat_silent_ms(&r->beat, now));
+		lost(s, why);
+		break;
 	}
 }
 
 /* --- relays --- */
-
-static void
-on_dial_closed(uv_handle_t *h)
-{
-	struct dial *d = h->data;
-
-	d->session->n_uv_closing--;
-	free(d);
-}
-
-static void
-end_dial(struct dial *d)
-{
-	LIST_REMOVE(d, link);
-	d->session->n_uv_closing++;
-	dsm__loop_uv(d->session->loop);
-	uv_close((uv_handle_t *)&d->poll, on_dial_closed);
-	if (d->fd >= 0)
-		close(d->fd);
-}
 
 /* Our HELLO has the relay's number as its tag; the slot's HELLO comes through the
  * same connection after it. */
@@ -167,27 +149,16 @@ serve_relay(struct taskrt__session *s, int fd, uint64_t relay)
 }
 
 static void
-on_dialled(uv_poll_t *poll, int status, int events)
+on_dialled(void *arg, int fd, const struct dsm_error *e)
 {
-	struct dial *d = poll->data;
-	struct taskrt__session *s = d->session;
-	struct dsm_error e = {0};
+	struct dial *d = arg;
+	int err = fd >= 0 ? serve_relay(d->session, fd, d->relay) : e->code;
 
-	(void)status;
-	(void)events;
-	int err = dsm__tcp_connect_result(d->fd, s->config->coordinator, &e);
-	/* libuv must let go of the descriptor before the conn has it. */
-	int fd = d->fd;
-	dsm__loop_uv(s->loop);
-	uv_poll_stop(&d->poll);
-	if (err == DSM_OK) {
-		d->fd = -1;
-		err = serve_relay(s, fd, d->relay);
-	}
 	if (err != DSM_OK)
 		log_warn("relay %llu: %s", (unsigned long long)d->relay,
-		         e.text[0] != '\0' ? e.text : dsm__strerror(err));
-	end_dial(d);
+		         fd < 0 ? e->text : dsm__strerror(err));
+	LIST_REMOVE(d, link);
+	free(d);
 }
 
 static void
@@ -199,37 +170,45 @@ remote_relay(struct taskrt__session *s, uint64_t id)
 
 	if (d == NULL)
 		return;
-	int err = dsm__tcp_connect_start(s->config->coordinator, &d->fd, &e);
-	if (err != DSM_OK) {
+	d->session = s;
+	d->relay = id;
+	if (dsm__connect_start(s->loop, r->addr, RELAY_CONNECT_MS, on_dialled,
+	                       d, &d->connect, &e) != DSM_OK) {
 		log_warn("relay %llu: %s", (unsigned long long)id, e.text);
 		free(d);
 		return;
 	}
-	d->session = s;
-	d->relay = id;
-	uv_loop_t *uv = dsm__loop_uv(s->loop);
-	if (uv_poll_init(uv, &d->poll, d->fd) != 0) {
-		close(d->fd);
-		free(d);
-		return;
-	}
-	d->poll.data = d;
 	LIST_INSERT_HEAD(&r->dials, d, link);
-	uv_poll_start(&d->poll, UV_WRITABLE, on_dialled);
 }
 
 /* --- life --- */
+
+void
+remote_unlink(struct taskrt__session *s)
+{
+	struct remote *r = s->link_state;
+	struct dial *d;
+
+	/* The analyzer does not see that it is taken off the list. */
+	while ((d = LIST_FIRST(&r->dials)) != NULL) {
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+		dsm__connect_cancel(d->connect);
+		LIST_REMOVE(d, link);
+		free(d);
+	}
+	if (r->handle != NULL)
+		dsm__handle_close(r->handle);
+	r->handle = NULL;
+	uv_timer_stop(&r->heartbeat);
+}
 
 static void
 remote_stop(struct taskrt__session *s)
 {
 	struct remote *r = s->link_state;
 
-	while (!LIST_EMPTY(&r->dials))
-		end_dial(LIST_FIRST(&r->dials));
-	if (r->handle != NULL)
-		dsm__handle_close(r->handle);
-	r->handle = NULL;
+	rejoin_stop(s);
+	remote_unlink(s);
 	taskrt__session_uv_close(s, (uv_handle_t *)&r->heartbeat);
 }
 
@@ -243,7 +222,11 @@ static void
 remote_forget(struct taskrt__session *s)
 {
 	struct remote *r = s->link_state;
+	struct dial *d;
 
+	LIST_FOREACH(d, &r->dials, link)
+	dsm__connect_forget(d->connect);
+	rejoin_forget(s);
 	if (r->handle != NULL)
 		dsm__conn_forget(dsm__handle_conn(r->handle));
 }
@@ -253,15 +236,17 @@ remote_welcomed(struct taskrt__session *s)
 {
 	struct remote *r = s->link_state;
 
+	if (r->rejoin.state == REJOIN_GREETING)
+		rejoin_done(s);
 	if (s->listener != NULL &&
 	    (r->loopback || (s->welcome_flags & DSM_WELCOME_INSECURE) != 0))
 		taskrt__listener_accept(s);
 	else
 		taskrt__listener_stop(s);
+	dsm__beat_start(&r->beat, s->heartbeat_ms, dsm__now());
 	if (s->heartbeat_ms == 0)
 		return;
-	r->looked = dsm__now();
-	dsm__loop_uv(s->loop);
+	uv_update_time(dsm__loop_uv(s->loop));
 	uv_timer_start(&r->heartbeat, on_heartbeat, s->heartbeat_ms,
 	               s->heartbeat_ms);
 }
@@ -344,47 +329,43 @@ listen_for_slots(struct taskrt__session *s, int fd, char addr[DSM_ADDR_MAX],
 		announce(c, beside, listened, addr);
 }
 
-static int
-start_link(struct taskrt__session *s, int fd, struct dsm_error *e)
+int
+remote_greet(struct taskrt__session *s, int fd, struct dsm_error *e)
 {
-	struct remote *r = calloc(1, sizeof(*r));
+	struct remote *r = s->link_state;
 	char addr[DSM_ADDR_MAX];
 	struct dsm_msg_hello m;
 	struct dsm_wbuf w = {0};
 	struct dsm_conn *conn;
 
-	if (r == NULL) {
-		close(fd);
-		return dsm__fail(e, DSM_ENOMEM, "out of memory");
-	}
-	LIST_INIT(&r->dials);
-	r->heard = dsm__now();
+	/* Where it is found again, without asking anybody for a name. */
+	if (dsm__tcp_peer(fd, r->addr) != DSM_OK)
+		snprintf(r->addr, sizeof(r->addr), "%.*s",
+		         (int)sizeof(r->addr) - 1, s->config->coordinator);
 	listen_for_slots(s, fd, addr, &r->loopback);
 	int err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
-	if (err != DSM_OK)
-		goto free_remote;
-	err = dsm__loop_attach(s->loop, conn, &handle_ops, s, &r->handle);
-	if (err != DSM_OK) {
-		dsm__conn_close(conn);
-		goto free_remote;
+	if (err == DSM_OK) {
+		err =
+		    dsm__loop_attach(s->loop, conn, &handle_ops, s, &r->handle);
+		if (err != DSM_OK)
+			dsm__conn_close(conn);
 	}
-	uv_timer_init(dsm__loop_uv(s->loop), &r->heartbeat);
-	r->heartbeat.data = s;
-	s->link_state = r;
-	s->link = &remote_ops;
+	if (err != DSM_OK)
+		return dsm__fail(e, err, "cannot use the connection to %s: %s",
+		                 s->config->coordinator, dsm__strerror(err));
 	taskrt__session_hello(&m, DSM_ROLE_CLIENT, addr);
+	/* After a loss: whom we are the successor of. */
+	m.session = s->id;
+	m.key = (struct dsm_blob){s->key, s->key_len};
 	taskrt__session_send(s, DSM_MSG_HELLO, &w, dsm__encode_hello(&w, &m));
 	return DSM_OK;
-free_remote:
-	free(r);
-	return dsm__fail(e, err, "cannot use the connection to %s: %s",
-	                 s->config->coordinator, dsm__strerror(err));
 }
 
 int
 taskrt__remote_start(struct taskrt__session *s, uint64_t deadline,
                      struct dsm_error *e)
 {
+	struct remote *r;
 	int fd;
 	int err = connect_until(s->config->coordinator, deadline, &fd, e);
 
@@ -399,5 +380,17 @@ taskrt__remote_start(struct taskrt__session *s, uint64_t deadline,
 		    "use this machine alone",
 		    (double)s->config->wait_ms / 1000, why);
 	}
-	return start_link(s, fd, e);
+	r = calloc(1, sizeof(*r));
+	if (r == NULL) {
+		close(fd);
+		return dsm__fail(e, DSM_ENOMEM, "out of memory");
+	}
+	LIST_INIT(&r->dials);
+	uv_timer_init(dsm__loop_uv(s->loop), &r->heartbeat);
+	r->heartbeat.data = s;
+	s->link_state = r;
+	s->link = &remote_ops;
+	rejoin_init(s);
+	/* What is there is taken down by the session's destroy. */
+	return remote_greet(s, fd, e);
 }

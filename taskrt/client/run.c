@@ -226,7 +226,10 @@ taskrt_cancel(struct taskrt_run *run)
 	s = run->session;
 	if (s != NULL && s == c->session) {
 		dsm__loop_lock(s->loop);
-		if (!run->over) {
+		if (!run->over && s->state == TASKRT__REJOINING) {
+			taskrt__session_lose(s, DSM_ECANCELED,
+			                     "the run was cancelled");
+		} else if (!run->over) {
 			const struct dsm_msg_cancel m = {
 			    .session = s->id,
 			    .run = run->id,
@@ -234,6 +237,7 @@ taskrt_cancel(struct taskrt_run *run)
 			struct dsm_wbuf w = {0};
 			int err = dsm__encode_cancel(&w, &m);
 
+			run->cancelled = 1;
 			taskrt__session_send(s, DSM_MSG_CANCEL, &w, err);
 		}
 		dsm__loop_unlock(s->loop);

@@ -2,7 +2,9 @@
  * One run, from its launch to its report.
  *
  * States
- *   in flight  RUN was sent; the session's callbacks feed it (drive lock)
+ *   in flight  RUN was sent; the session's callbacks feed it (drive lock).
+ *              While its session is REJOINING it is nobody's; then RUN is sent
+ *              once more, by resubmit.c
  *   over       verdict, or the session is lost: nothing more comes for it
  *   finished   committed or not, its report is made; it waits for taskrt_wait
  *
@@ -33,7 +35,9 @@ struct taskrt__job {
 
 struct taskrt_run {
 	struct taskrt__session *session; /* session_lock; NULL when finished */
-	uint64_t id;
+	uint64_t id;                     /* drive lock */
+	struct dsm_msg_run m;            /* RUN, but for what it borrows; const
+	                                  * after launch */
 	struct taskrt__job job;
 	int keep_partial;
 	int exclusive; /* no other thread of the program ran at the launch */
@@ -42,6 +46,8 @@ struct taskrt_run {
 
 	/* drive lock until over */
 	int over;
+	int cancelled;           /* CANCEL was sent */
+	unsigned n_resent;       /* RUN was sent so often again */
 	struct dsm_error lost;   /* why, when there is no verdict */
 	struct dsm_wbuf verdict; /* the message's body; empty: lost */
 	struct dsm_stage *stage;
@@ -84,6 +90,11 @@ void taskrt__run_fetched(struct taskrt_run *run,
 /* A part of an attempt's write set; staged: its bytes, or NULL: in the message. */
 int taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
                        const uint8_t *staged);
+/* Its session has lost the way to the coordinator. 1: what has come of it is thrown
+ * away, taskrt__run_resubmit follows. 0: it cannot go on. */
+int taskrt__run_may_resume(struct taskrt_run *run);
+/* To its session's new coordinator. */
+void taskrt__run_resubmit(struct taskrt_run *run);
 struct taskrt__launch;
 /* With its session; NULL is fine. */
 void taskrt__launch_free(struct taskrt__launch *l);

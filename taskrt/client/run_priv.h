@@ -3,6 +3,7 @@
  *
  *   run.c        its life: taskrt_wait, taskrt_cancel, what its session says of it
  *     launch.c     freeze memory, describe it, send RUN
+ *     resubmit.c   RUN once more, to a coordinator that came back
  *     commit.c     read the verdict, apply all or nothing
  *     runreport.c  what the program is told
  */
@@ -27,6 +28,15 @@ struct outcome {
 struct taskrt_run *taskrt__run_new(const struct taskrt__job *job,
                                    const struct taskrt_options *opt);
 void taskrt__run_free(struct taskrt_run *run);
+
+/* --- launch.c; drive lock held --- */
+
+/* Pack advice on the heap for RUN; *n_p: how many. Heap lock held. */
+int taskrt__launch_advice(struct taskrt__session *s, struct dsm_wbuf *w,
+                          uint32_t *n_p);
+/* Send what run->m and the arrays of m make together. */
+int taskrt__launch_send(struct taskrt_run *run, const struct dsm_msg_run *m,
+                        struct dsm_error *e);
 
 /* --- commit.c; the run is over --- */
 

@@ -80,6 +80,18 @@ taskrt__session_lose(struct taskrt__session *s, int code, const char *fmt, ...)
 	dsm__loop_kick(s->loop);
 }
 
+int
+taskrt__session_suspend(struct taskrt__session *s)
+{
+	if (s->state != TASKRT__READY || s->run == NULL ||
+	    s->config->reconnect_ms == 0 || !taskrt__run_may_resume(s->run))
+		return 0;
+	s->state = TASKRT__REJOINING;
+	taskrt__serveconn_close_all(s);
+	taskrt__listener_stop(s);
+	return 1;
+}
+
 /* --- the coordinator's frames --- */
 
 static int
@@ -88,8 +100,8 @@ on_welcome(struct taskrt__session *s, const uint8_t *body, uint32_t len)
 	struct dsm_msg_welcome m;
 	int err = dsm__decode_welcome(body, len, &m);
 
-	if (err != DSM_OK || s->state != TASKRT__JOINING ||
-	    m.key.len > sizeof(s->key))
+	if (err != DSM_OK || m.key.len > sizeof(s->key) ||
+	    (s->state != TASKRT__JOINING && s->state != TASKRT__REJOINING))
 		return DSM_EPROTO;
 	if (m.version != DSM_VERSION)
 		return DSM_EVERSION;
@@ -100,6 +112,9 @@ on_welcome(struct taskrt__session *s, const uint8_t *body, uint32_t len)
 	s->heartbeat_ms = m.heartbeat_ms;
 	s->state = TASKRT__READY;
 	s->link->welcomed(s);
+	/* It was launched in another session. */
+	if (s->run != NULL)
+		taskrt__run_resubmit(s->run);
 	return DSM_OK;
 }
 

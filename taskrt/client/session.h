@@ -4,11 +4,14 @@
  * this process (embedded.c); the rest is the same for both.
  *
  * States
- *   JOINING  HELLO is on its way
- *   READY    WELCOME came: runs may be launched
- *   LOST     the coordinator refused us or is gone; `why` says what happened.
- *            The run in flight, if any, has ended with it. Only destroy follows;
- *            the next launch makes a new session
+ *   JOINING    HELLO is on its way
+ *   READY      WELCOME came: runs may be launched
+ *   REJOINING  the coordinator is gone while a run is on, which waits for it: no
+ *              data link is there, nothing of the run is staged. -> READY, with
+ *              another id and key, and the run is launched again; or -> LOST
+ *   LOST       the coordinator refused us or is gone; `why` says what happened.
+ *              The run in flight, if any, has ended with it. Only destroy
+ *              follows; the next launch makes a new session
  *
  * Locks: everything but what is marked const belongs to the loop's drive lock.
  * Who launches or waits also holds the client's run lock (client.h).
@@ -37,6 +40,7 @@ struct taskrt__rdma;
 enum taskrt__session_state {
 	TASKRT__JOINING,
 	TASKRT__READY,
+	TASKRT__REJOINING,
 	TASKRT__LOST,
 };
 
@@ -81,7 +85,7 @@ struct taskrt__session {
 	 * at it before it has that. */
 	_Atomic int state;
 	struct dsm_error why; /* LOST */
-	uint64_t id;          /* given by WELCOME, as the next two */
+	uint64_t id;          /* given by the last WELCOME, as the next two */
 	uint8_t key[64];
 	uint32_t key_len;
 	uint16_t welcome_flags;
@@ -96,11 +100,11 @@ struct taskrt__session {
 	int rdma_warned;           /* of a link that could not go over */
 	struct taskrt__links links;
 
-	struct taskrt_run *run;     /* in flight, not over */
-	uint64_t last_run;          /* number of the last RUN sent */
-	uint64_t sent_version;      /* table of ranges that the coordinator has;
+	struct taskrt_run *run; /* in flight, not over */
+	uint64_t last_run;      /* number of the last RUN sent with this id */
+	uint64_t sent_version;  /* table of ranges that the coordinator has;
 	                        * UINT64_MAX: none */
-	struct dsm_extents changed; /* heap pages commits wrote since then */
+	struct dsm_extents changed;    /* heap pages commits wrote since then */
 	struct taskrt__launch *launch; /* launch.c's, from launch to launch */
 };
 
@@ -124,6 +128,11 @@ void taskrt__session_frame(struct taskrt__session *s, unsigned type,
 /* The coordinator is of no more use. The first reason given stays. */
 void taskrt__session_lose(struct taskrt__session *s, int code, const char *fmt,
                           ...) __attribute__((format(printf, 3, 4)));
+/*
+ * The way to the coordinator is gone. 1: REJOINING, look for it. 0: no run waits
+ * for it, or not any more: lose the session.
+ */
+int taskrt__session_suspend(struct taskrt__session *s);
 /* Our HELLO as a client; points at static memory and at addr. */
 void taskrt__session_hello(struct dsm_msg_hello *m, enum dsm_role role,
                            const char *addr);

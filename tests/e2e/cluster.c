@@ -10,6 +10,9 @@
  *   cluster STEP…
  *     for:N:MS     a loop of N tasks, each MS milliseconds long
  *     tasks:N:MS   the same as a bunch
+ *     start:N:MS   the same with taskrt_start, and meanwhile the program changes
+ *                  what the tasks read
+ *     cancel:N:MS  the same, cancelled when SIGUSR1 comes: "cancelled in N ms"
  *     crash:N      a bunch of N tasks, the middle one crashes
  *     await:FILE   until FILE is there
  *     arrays       a loop that reads every page of the block "scanned" and writes a
@@ -20,6 +23,7 @@
  */
 #include <dirent.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -42,6 +46,7 @@ static uint64_t *input;
 static unsigned round_no;
 static uint64_t ms_each;
 static int wrong;
+static volatile sig_atomic_t signalled;
 
 static uint64_t
 now_ms(void)
@@ -138,6 +143,45 @@ is_clear(void)
 	       is_filled(in_malloc, N_MAX * sizeof(*in_malloc), 0x33);
 }
 
+static void
+on_signal(int number)
+{
+	(void)number;
+	signalled = 1;
+}
+
+static void
+invert_input(void)
+{
+	for (size_t i = 0; i < IN_PAGES * PAGE_WORDS; i++)
+		input[i] = ~input[i];
+}
+
+/* The tasks must not see what the program does meanwhile. */
+static int
+start_and_wait(const struct taskrt_task *t, size_t n, int cancel,
+               const struct taskrt_options *opt)
+{
+	struct taskrt_run *run;
+	uint64_t begin, end = now_ms() + AWAIT_MS;
+	int code = taskrt_start(t, n, opt, &run);
+
+	if (code != 0)
+		return code;
+	invert_input();
+	while (cancel && !signalled && now_ms() < end)
+		poll(NULL, 0, STEP_MS);
+	begin = now_ms();
+	if (cancel)
+		taskrt_cancel(run);
+	code = taskrt_wait(run);
+	if (cancel)
+		printf("cancelled in %llu ms\n",
+		       (unsigned long long)(now_ms() - begin));
+	invert_input();
+	return code;
+}
+
 static int
 launch(const char *how, size_t n)
 {
@@ -154,7 +198,10 @@ launch(const char *how, size_t n)
 		t[i] = (struct taskrt_task){work_task, (void *)(uintptr_t)i};
 	if (strcmp(how, "crash") == 0)
 		t[n / 2].fn = crash_task;
-	code = taskrt_run(t, n, &one);
+	if (strcmp(how, "start") == 0 || strcmp(how, "cancel") == 0)
+		code = start_and_wait(t, n, how[0] == 'c', &one);
+	else
+		code = taskrt_run(t, n, &one);
 	free(t);
 	return code;
 }
@@ -276,6 +323,7 @@ int
 main(int argc, char **argv)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	signal(SIGUSR1, on_signal);
 	in_heap = dsm_malloc(N_MAX * 64 * sizeof(*in_heap));
 	in_malloc = malloc(N_MAX * sizeof(*in_malloc));
 	input = dsm_malloc(IN_PAGES * PAGE_WORDS * sizeof(*input));

@@ -13,12 +13,13 @@ options=(--heartbeat "$beat" --stopped 8)
 mkdir "$tmp/tmp"
 export TMPDIR=$tmp/tmp # what a daemon leaves there, we see
 
-# launch LOG STEP... - the program in the background. Sets pid.
+# launch LOG STEP... - the program in the background. Sets pid. What is about a
+# coordinator that comes back is in restart.sh.
 launch() {
 	local log=$1
 	shift
 	start "$log" env TASKRT_COORDINATOR="$addr" TASKRT_WAIT=10 \
-		"$program" "$@"
+		TASKRT_RECONNECT=0 "$program" "$@"
 }
 
 right='code 0 right'
@@ -264,7 +265,7 @@ kill -STOP "$coordinator"
 check "the coordinator stopped: the call ends, memory untouched" \
 	came silence 1 10 'code -3 untouched'
 check "the message says for how long it was silent" says silence \
-	"the coordinator at $addr has not answered for [0-9]* ms"
+	"the coordinator at $addr is gone (it has not answered for [0-9]* ms)"
 kill -CONT "$coordinator"
 check "the workers are there again" soon 20 has_workers 2
 touch "$tmp/go-silence"

@@ -180,12 +180,15 @@ check "the run goes on" came partition 1 30 'code 0 right'
 check "and so does the next" came partition 2 30 'code 0 right'
 wait "$pid"
 
-launch cut-off c "$far" for:400:20
+launch cut-off c "$far" for:400:20 for:50:5
 soon 20 in_run 20
 ip -n "$ns-k" link set c down
 check "a program cut off is given up" soon 15 no_program
-check "it hears of it" came cut-off 1 15 'code -3 untouched'
+check "it notices that, too" soon 15 says cut-off 'looking for it for 60 s'
 ip -n "$ns-k" link set c up
+check "when the network is back, its run is launched again" \
+	came cut-off 1 30 'code 0 right, 400 tasks'
+check "the next one is right" came cut-off 2 30 'code 0 right'
 wait "$pid"
 
 kill -TERM "$worker" "$coordinator"

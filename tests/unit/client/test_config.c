@@ -73,6 +73,7 @@ test_bad_values_are_errors_that_name_variable_and_value(void)
 	    {"TASKRT_SLOTS=4x", "TASKRT_SLOTS"},
 	    {"TASKRT_SLOTS=99999999999999999999", "TASKRT_SLOTS"},
 	    {"TASKRT_WAIT=soon", "TASKRT_WAIT"},
+	    {"TASKRT_RECONNECT=never", "TASKRT_RECONNECT"},
 	    {"TASKRT_WAIT=-1", "TASKRT_WAIT"},
 	    {"TASKRT_WAIT=nan", "TASKRT_WAIT"},
 	    {"TASKRT_TRANSPORT=pigeon", "TASKRT_TRANSPORT"},
