@@ -200,7 +200,8 @@ $(examples): $(B)/examples/%: $(B)/obj/examples/%.o \
 	$(call obj,$(example_common)) $(libtaskrt) $(libdsm)
 $(bench): $(call obj,$(bench_src)) $(libinternal) $(libdsm)
 $(examples) $(bench): EXTRA_LIBS := -fopenmp -lpng
-$(call obj,$(example_src) $(bench_src)): ALL_CFLAGS += -fopenmp
+$(call obj,$(example_src) $(example_common) $(bench_src)): \
+	ALL_CFLAGS += -fopenmp
 # With SANITIZE=fuzzer-no-link,… libFuzzer brings its own main.
 fuzz_driver := $(if $(findstring fuzzer,$(SANITIZE)),,tests/fuzz/driver.c)
 $(fuzz): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(call obj,$(fuzz_driver)) \

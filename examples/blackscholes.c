@@ -80,21 +80,10 @@ simulate(size_t task, void *ctx)
 static int
 run(enum example_mode mode)
 {
-	switch (mode) {
-	case EXAMPLE_TASKRT:
-		return taskrt_for(
-		    0, n_tasks, simulate, samples,
-		    &(struct taskrt_options){.name = "blackscholes"});
-	case EXAMPLE_OPENMP:
-#pragma omp parallel for schedule(dynamic)
-		for (size_t i = 0; i < n_tasks; i++)
-			simulate(i, samples);
-		return 0;
-	default:
-		for (size_t i = 0; i < n_tasks; i++)
-			simulate(i, samples);
-		return 0;
-	}
+	if (mode != EXAMPLE_TASKRT)
+		return example_loop(mode, 0, n_tasks, 1, simulate, samples);
+	return taskrt_for(0, n_tasks, simulate, samples,
+	                  &(struct taskrt_options){.name = "blackscholes"});
 }
 
 static int

@@ -173,20 +173,10 @@ work_on_tree(size_t i, void *ctx)
 static int
 run_round(enum example_mode mode)
 {
-	switch (mode) {
-	case EXAMPLE_TASKRT:
-		return taskrt_for(0, n_trees, work_on_tree, roots,
-		                  &(struct taskrt_options){.name = "build"});
-	case EXAMPLE_OPENMP:
-#pragma omp parallel for schedule(dynamic)
-		for (size_t i = 0; i < n_trees; i++)
-			work_on_tree(i, roots);
-		return 0;
-	default:
-		for (size_t i = 0; i < n_trees; i++)
-			work_on_tree(i, roots);
-		return 0;
-	}
+	if (mode != EXAMPLE_TASKRT)
+		return example_loop(mode, 0, n_trees, 1, work_on_tree, roots);
+	return taskrt_for(0, n_trees, work_on_tree, roots,
+	                  &(struct taskrt_options){.name = "build"});
 }
 
 static int

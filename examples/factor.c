@@ -34,20 +34,10 @@ factorise(size_t i, void *ctx)
 static int
 run(enum example_mode mode)
 {
-	switch (mode) {
-	case EXAMPLE_TASKRT:
-		return taskrt_for(0, n_numbers, factorise, numbers,
-		                  &(struct taskrt_options){.name = "factor"});
-	case EXAMPLE_OPENMP:
-#pragma omp parallel for schedule(dynamic)
-		for (size_t i = 0; i < n_numbers; i++)
-			factorise(i, numbers);
-		return 0;
-	default:
-		for (size_t i = 0; i < n_numbers; i++)
-			factorise(i, numbers);
-		return 0;
-	}
+	if (mode != EXAMPLE_TASKRT)
+		return example_loop(mode, 0, n_numbers, 1, factorise, numbers);
+	return taskrt_for(0, n_numbers, factorise, numbers,
+	                  &(struct taskrt_options){.name = "factor"});
 }
 
 static int

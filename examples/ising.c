@@ -64,20 +64,10 @@ sweep_row(size_t row, void *ctx)
 static int
 run_colour(enum example_mode mode)
 {
-	switch (mode) {
-	case EXAMPLE_TASKRT:
-		return taskrt_for(0, side, sweep_row, spins,
-		                  &(struct taskrt_options){.name = "ising"});
-	case EXAMPLE_OPENMP:
-#pragma omp parallel for schedule(dynamic, 16)
-		for (size_t i = 0; i < side; i++)
-			sweep_row(i, spins);
-		return 0;
-	default:
-		for (size_t i = 0; i < side; i++)
-			sweep_row(i, spins);
-		return 0;
-	}
+	if (mode != EXAMPLE_TASKRT)
+		return example_loop(mode, 0, side, 16, sweep_row, spins);
+	return taskrt_for(0, side, sweep_row, spins,
+	                  &(struct taskrt_options){.name = "ising"});
 }
 
 static int

@@ -110,20 +110,11 @@ count_tours(size_t i, void *ctx)
 static int
 run(enum example_mode mode)
 {
-	switch (mode) {
-	case EXAMPLE_TASKRT:
-		return taskrt_for(0, n_beginnings, count_tours, beginnings,
-		                  &(struct taskrt_options){.name = "knights"});
-	case EXAMPLE_OPENMP:
-#pragma omp parallel for schedule(dynamic)
-		for (size_t i = 0; i < n_beginnings; i++)
-			count_tours(i, beginnings);
-		return 0;
-	default:
-		for (size_t i = 0; i < n_beginnings; i++)
-			count_tours(i, beginnings);
-		return 0;
-	}
+	if (mode != EXAMPLE_TASKRT)
+		return example_loop(mode, 0, n_beginnings, 1, count_tours,
+		                    beginnings);
+	return taskrt_for(0, n_beginnings, count_tours, beginnings,
+	                  &(struct taskrt_options){.name = "knights"});
 }
 
 /* --- what to search --- */

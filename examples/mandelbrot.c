@@ -65,21 +65,10 @@ render_row(size_t row, void *ctx)
 static int
 run(enum example_mode mode)
 {
-	switch (mode) {
-	case EXAMPLE_TASKRT:
-		return taskrt_for(
-		    0, height, render_row, pixels,
-		    &(struct taskrt_options){.name = "mandelbrot"});
-	case EXAMPLE_OPENMP:
-#pragma omp parallel for schedule(dynamic)
-		for (size_t i = 0; i < height; i++)
-			render_row(i, pixels);
-		return 0;
-	default:
-		for (size_t i = 0; i < height; i++)
-			render_row(i, pixels);
-		return 0;
-	}
+	if (mode != EXAMPLE_TASKRT)
+		return example_loop(mode, 0, height, 1, render_row, pixels);
+	return taskrt_for(0, height, render_row, pixels,
+	                  &(struct taskrt_options){.name = "mandelbrot"});
 }
 
 static int

@@ -52,20 +52,10 @@ scan_block(size_t block, void *ctx)
 static int
 run(enum example_mode mode)
 {
-	switch (mode) {
-	case EXAMPLE_TASKRT:
-		return taskrt_for(0, n_blocks, scan_block, prime,
-		                  &(struct taskrt_options){.name = "primes"});
-	case EXAMPLE_OPENMP:
-#pragma omp parallel for schedule(dynamic)
-		for (size_t i = 0; i < n_blocks; i++)
-			scan_block(i, prime);
-		return 0;
-	default:
-		for (size_t i = 0; i < n_blocks; i++)
-			scan_block(i, prime);
-		return 0;
-	}
+	if (mode != EXAMPLE_TASKRT)
+		return example_loop(mode, 0, n_blocks, 1, scan_block, prime);
+	return taskrt_for(0, n_blocks, scan_block, prime,
+	                  &(struct taskrt_options){.name = "primes"});
 }
 
 static int

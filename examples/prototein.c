@@ -117,21 +117,10 @@ fold(size_t i, void *ctx)
 static int
 run_bunch(enum example_mode mode, size_t begin, size_t end)
 {
-	switch (mode) {
-	case EXAMPLE_TASKRT:
-		return taskrt_for(
-		    begin, end, fold, foldings,
-		    &(struct taskrt_options){.name = "prototein"});
-	case EXAMPLE_OPENMP:
-#pragma omp parallel for schedule(dynamic)
-		for (size_t i = begin; i < end; i++)
-			fold(i, foldings);
-		return 0;
-	default:
-		for (size_t i = begin; i < end; i++)
-			fold(i, foldings);
-		return 0;
-	}
+	if (mode != EXAMPLE_TASKRT)
+		return example_loop(mode, begin, end, 1, fold, foldings);
+	return taskrt_for(begin, end, fold, foldings,
+	                  &(struct taskrt_options){.name = "prototein"});
 }
 
 /* The bunches are the same in all modes, and so is the work. */

@@ -130,20 +130,10 @@ search(size_t task, void *ctx)
 static int
 run(enum example_mode mode)
 {
-	switch (mode) {
-	case EXAMPLE_TASKRT:
-		return taskrt_for(0, n_tasks, search, root,
-		                  &(struct taskrt_options){.name = "tree"});
-	case EXAMPLE_OPENMP:
-#pragma omp parallel for schedule(dynamic)
-		for (size_t i = 0; i < n_tasks; i++)
-			search(i, root);
-		return 0;
-	default:
-		for (size_t i = 0; i < n_tasks; i++)
-			search(i, root);
-		return 0;
-	}
+	if (mode != EXAMPLE_TASKRT)
+		return example_loop(mode, 0, n_tasks, 1, search, root);
+	return taskrt_for(0, n_tasks, search, root,
+	                  &(struct taskrt_options){.name = "tree"});
 }
 
 static int

@@ -144,6 +144,21 @@ find_mode(const char *name)
 
 /* --- runs --- */
 
+int
+example_loop(enum example_mode mode, size_t begin, size_t end, size_t chunk,
+             void (*body)(size_t i, void *ctx), void *ctx)
+{
+	if (mode == EXAMPLE_OPENMP) {
+#pragma omp parallel for schedule(dynamic, chunk)
+		for (size_t i = begin; i < end; i++)
+			body(i, ctx);
+	} else {
+		for (size_t i = begin; i < end; i++)
+			body(i, ctx);
+	}
+	return 0;
+}
+
 /* One run and its line of output. 0 when it went well and is right. */
 static int
 run_mode(const struct example *ex, enum example_mode mode, int stat,

@@ -57,6 +57,11 @@ struct example {
  */
 int example_main(const struct example *ex, int argc, char **argv);
 
+/* The loop of the modes without tasks, as taskrt_for does it with them; OpenMP hands
+ * out `chunk` iterations at a time. Returns 0. */
+int example_loop(enum example_mode mode, size_t begin, size_t end, size_t chunk,
+                 void (*body)(size_t i, void *ctx), void *ctx);
+
 /* Where a run's time went: execution, page transfer, dispatch, the rest. */
 void example_print_costs(FILE *f, const struct taskrt_counters *c);
 
