@@ -46,10 +46,8 @@ new_chunk(const struct dsm_alloc_params *params)
 	return c;
 }
 
-/* Page lock. Requests are far smaller than a chunk; nothing is ever given back,
- * those who ask keep lists of what they do not use. */
-static void *
-meta(void *ctx, size_t n)
+void *
+dsm__alloc_meta(void *ctx, size_t n)
 {
 	struct dsm_alloc *a = ctx;
 
@@ -76,7 +74,8 @@ dsm__alloc_words(struct dsm_alloc *a, unsigned cls)
 	dsm_slot_word *words = a->words[cls];
 
 	if (words == NULL)
-		return meta(a, dsm__span_slots_of(cls) * sizeof(*words));
+		return dsm__alloc_meta(a, dsm__span_slots_of(cls) *
+		                              sizeof(*words));
 	a->words[cls] = (dsm_slot_word *)(uintptr_t)words[0];
 	return words;
 }
@@ -136,7 +135,7 @@ dsm__alloc_create(const struct dsm_alloc_params *params, struct dsm_alloc **a_p)
 	a->runs.base = p.base;
 	a->runs.n_pages = a->runs.bot = p.size >> DSM_PAGE_SHIFT;
 	a->runs.zeroed = a->runs.map_zeroed = true;
-	a->runs.meta = meta;
+	a->runs.meta = dsm__alloc_meta;
 	a->runs.ctx = a;
 	init_locks(a);
 	*a_p = a;
@@ -244,15 +243,6 @@ refill(struct dsm_alloc *a, unsigned cls, struct dsm_bin *bin)
 {
 	bin->n = take_slots(a, cls, bin->v, bin->cap / 2);
 	return bin->n != 0;
-}
-
-static struct dsm_span *
-entry_of(const struct dsm_alloc *a, const void *p)
-{
-	uint64_t off = (uint64_t)((const char *)p - a->base);
-
-	return off < a->size ? dsm__runs_entry(&a->runs, off >> DSM_PAGE_SHIFT)
-	                     : NULL;
 }
 
 void
@@ -397,78 +387,6 @@ give_run(struct dsm_alloc *a, struct dsm_span *s)
 	pthread_mutex_unlock(&a->page_lock);
 }
 
-/* ---- labels: page lock ---- */
-
-static void
-set_label(struct dsm_span *s, struct dsm_label *first)
-{
-	atomic_store_explicit(&s->labels, first, memory_order_relaxed);
-}
-
-static struct dsm_label *
-label_of(const struct dsm_span *s, const char *block)
-{
-	struct dsm_label *l =
-	    atomic_load_explicit(&s->labels, memory_order_relaxed);
-
-	while (l != NULL && l->block != block)
-		l = l->next;
-	return l;
-}
-
-static void
-drop_label(struct dsm_alloc *a, struct dsm_span *s, const char *block)
-{
-	struct dsm_label *l = label_of(s, block);
-	struct dsm_label *first = s->labels;
-
-	if (l == NULL)
-		return;
-	if (first == l) {
-		set_label(s, l->next);
-	} else {
-		while (first->next != l)
-			first = first->next;
-		first->next = l->next;
-	}
-	l->next = a->free_labels;
-	a->free_labels = l;
-}
-
-static int
-put_label(struct dsm_alloc *a, struct dsm_span *s, char *block,
-          const char *text)
-{
-	struct dsm_label *l = label_of(s, block);
-
-	if (l == NULL) {
-		l = a->free_labels;
-		if (l != NULL)
-			a->free_labels = l->next;
-		else
-			l = meta(a, sizeof(*l));
-		if (l == NULL)
-			return DSM_ENOMEM;
-		l->block = block;
-		l->next = s->labels;
-		set_label(s, l);
-	}
-
-	size_t n = strnlen(text, DSM_LABEL_MAX - 1);
-
-	memcpy(l->text, text, n);
-	l->text[n] = '\0';
-	return DSM_OK;
-}
-
-static void
-forget_label(struct dsm_alloc *a, struct dsm_span *s, const char *block)
-{
-	pthread_mutex_lock(&a->page_lock);
-	drop_label(a, s, block);
-	pthread_mutex_unlock(&a->page_lock);
-}
-
 /* ---- free ---- */
 
 static _Noreturn void
@@ -494,7 +412,7 @@ free_large(struct dsm_alloc *a, struct dsm_span *s, void *p)
 	if (mine) {
 		/* From here on a second free is found out. */
 		s->kind = DSM_SPAN_BUSY;
-		drop_label(a, s, p);
+		dsm__label_drop(a, s, p);
 	}
 	pthread_mutex_unlock(&a->page_lock);
 	if (!mine)
@@ -555,7 +473,7 @@ dsm__alloc_free(struct dsm_alloc *a, void *p)
 	c.word = live_word(a, s, p, &word);
 	if (unlikely(atomic_load_explicit(&s->labels, memory_order_relaxed) !=
 	             NULL))
-		forget_label(a, s, p);
+		dsm__label_forget(a, s, p);
 	atomic_store_explicit(c.word, 0, memory_order_relaxed);
 
 	struct dsm_tcache *tc = cache_of(a);
@@ -692,19 +610,6 @@ resize_run(struct dsm_alloc *a, struct dsm_span *s, const void *p, size_t size,
 	return done;
 }
 
-static void
-move_label(struct dsm_alloc *a, const struct dsm_span *s, const char *from,
-           char *to)
-{
-	struct dsm_label *l;
-
-	pthread_mutex_lock(&a->page_lock);
-	l = label_of(s, from);
-	if (l != NULL)
-		put_label(a, entry_of(a, to), to, l->text);
-	pthread_mutex_unlock(&a->page_lock);
-}
-
 void *
 dsm__alloc_realloc(struct dsm_alloc *a, void *p, size_t size, void *ra)
 {
@@ -731,141 +636,9 @@ dsm__alloc_realloc(struct dsm_alloc *a, void *p, size_t size, void *ra)
 	old = dsm__alloc_usable(a, p);
 	memcpy(q, p, old < size ? old : size);
 	if (s->labels != NULL)
-		move_label(a, s, p, q);
+		dsm__label_move(a, s, p, q);
 	dsm__alloc_free(a, p);
 	return q;
-}
-
-/* ---- looking ---- */
-
-static bool
-find_slot(struct dsm_span *s, uint64_t off, struct dsm_alloc_info *out)
-{
-	uint64_t index = off / s->slot_size;
-	uint64_t word;
-
-	if (index >= s->n_slots)
-		return false;
-	word = atomic_load_explicit(&s->words[index], memory_order_relaxed);
-	out->base = s->base + index * s->slot_size;
-	out->alive = word & DSM_WORD_LIVE;
-	if (!out->alive) {
-		out->size = s->slot_size;
-		return true;
-	}
-	out->size = dsm__word_size(word, s->slot_size);
-	out->elem_size = dsm__word_elem(word, s->slot_size);
-	out->return_address = dsm__word_return_address(word);
-	return true;
-}
-
-static bool
-find_locked(struct dsm_alloc *a, const void *addr, struct dsm_alloc_info *out,
-            struct dsm_span **s_p)
-{
-	uint64_t off = (uint64_t)((const char *)addr - a->base);
-	struct dsm_span *s =
-	    off < a->size ? dsm__runs_lookup(&a->runs, off >> DSM_PAGE_SHIFT)
-	                  : NULL;
-
-	*s_p = s;
-	if (s == NULL)
-		return false;
-	if (s->kind == DSM_SPAN_SMALL)
-		return find_slot(s, off - (uint64_t)(s->base - a->base), out);
-	if (s->kind != DSM_SPAN_LARGE)
-		return false;
-	out->base = s->base;
-	out->size = s->size;
-	out->elem_size = s->elem_size;
-	out->return_address = s->return_address;
-	out->alive = true;
-	return true;
-}
-
-bool
-dsm__alloc_find(struct dsm_alloc *a, const void *addr,
-                struct dsm_alloc_info *out)
-{
-	struct dsm_alloc_info info = {0};
-	struct dsm_span *s;
-	bool found;
-
-	pthread_mutex_lock(&a->page_lock);
-	found = find_locked(a, addr, &info, &s);
-	if (found && info.alive) {
-		const struct dsm_label *l = label_of(s, info.base);
-
-		if (l != NULL)
-			memcpy(info.label, l->text, sizeof(info.label));
-	}
-	pthread_mutex_unlock(&a->page_lock);
-	if (found)
-		*out = info;
-	return found;
-}
-
-int
-dsm__alloc_name(struct dsm_alloc *a, const void *p, const char *label)
-{
-	struct dsm_alloc_info info = {0};
-	struct dsm_span *s;
-	int err = DSM_OK;
-
-	pthread_mutex_lock(&a->page_lock);
-	if (!find_locked(a, p, &info, &s) || !info.alive)
-		err = DSM_EINVAL;
-	else if (label == NULL || label[0] == '\0')
-		drop_label(a, s, info.base);
-	else
-		err = put_label(a, s, info.base, label);
-	pthread_mutex_unlock(&a->page_lock);
-	return err;
-}
-
-uint64_t
-dsm__alloc_high_water_forking(const struct dsm_alloc *a)
-{
-	return a->runs.top << DSM_PAGE_SHIFT;
-}
-
-uint64_t
-dsm__alloc_high_water(struct dsm_alloc *a)
-{
-	uint64_t top;
-
-	pthread_mutex_lock(&a->page_lock);
-	top = a->runs.top;
-	pthread_mutex_unlock(&a->page_lock);
-	return top << DSM_PAGE_SHIFT;
-}
-
-uint64_t
-dsm__alloc_upper(struct dsm_alloc *a)
-{
-	uint64_t bot;
-
-	pthread_mutex_lock(&a->page_lock);
-	bot = a->runs.bot;
-	pthread_mutex_unlock(&a->page_lock);
-	return bot << DSM_PAGE_SHIFT;
-}
-
-void
-dsm__alloc_stats(struct dsm_alloc *a, struct dsm_stats *out)
-{
-	int64_t bytes, blocks;
-
-	dsm__tcache_stats(a, &bytes, &blocks);
-	/* Sums over running threads: a free may be seen before its malloc. */
-	out->allocated = bytes < 0 ? 0 : (uint64_t)bytes;
-	out->blocks = blocks < 0 ? 0 : (uint64_t)blocks;
-	out->address_space = a->size;
-	pthread_mutex_lock(&a->page_lock);
-	out->committed = a->runs.n_used << DSM_PAGE_SHIFT;
-	out->peak = a->runs.peak_used << DSM_PAGE_SHIFT;
-	out->touched = a->runs.top << DSM_PAGE_SHIFT;
-	pthread_mutex_unlock(&a->page_lock);
 }
 
 /* ---- fork ---- */

@@ -1,4 +1,4 @@
-/* What the files of the allocator share: alloc.c, tcache.c, adopt.c. */
+/* What the files of the allocator share: alloc.c, alloc_info.c, tcache.c, adopt.c. */
 #ifndef DSM_HEAP_ALLOC_PRIV_H
 #define DSM_HEAP_ALLOC_PRIV_H
 
@@ -116,5 +116,29 @@ void dsm__alloc_flush(struct dsm_alloc *a, unsigned cls, struct dsm_bin *bin,
 /* An array of words for a span of the class; page lock held. NULL: no memory.
  */
 dsm_slot_word *dsm__alloc_words(struct dsm_alloc *a, unsigned cls);
+/* Page lock. Requests are far smaller than a chunk; nothing is ever given back,
+ * those who ask keep lists of what they do not use. ctx: the allocator. */
+void *dsm__alloc_meta(void *ctx, size_t n);
+
+static inline struct dsm_span *
+entry_of(const struct dsm_alloc *a, const void *p)
+{
+	uint64_t off = (uint64_t)((const char *)p - a->base);
+
+	return off < a->size ? dsm__runs_entry(&a->runs, off >> DSM_PAGE_SHIFT)
+	                     : NULL;
+}
+
+/* ---- alloc_info.c ---- */
+
+/* Page lock: the block goes. */
+void dsm__label_drop(struct dsm_alloc *a, struct dsm_span *s,
+                     const char *block);
+/* The same, which takes the lock. */
+void dsm__label_forget(struct dsm_alloc *a, struct dsm_span *s,
+                       const char *block);
+/* Takes the lock: `to`, a block, is called what `from` is. */
+void dsm__label_move(struct dsm_alloc *a, const struct dsm_span *s,
+                     const char *from, char *to);
 
 #endif

@@ -16,12 +16,9 @@
  * that is unmapped and mapped again between two refreshes keeps its offset: its
  * pages are compared at launch like all that may change.
  */
-#include "map.h"
+#include "map_priv.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <link.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -30,61 +27,8 @@
 
 #include "../base/page.h"
 #include "../wire/wire.h"
-#include "advice.h"
-#include "maptext.h"
 
 #define IMAGE_END (UINT64_C(1) << 46) /* size of an image: image.h */
-#define TLS_REACH (UINT64_C(1) << 20) /* static TLS lies this near to the tp */
-#define TCB_SIZE 0x900                /* struct pthread of glibc */
-
-struct backing {
-	uint64_t dev, ino; /* 0, 0: anonymous */
-	uint64_t delta;    /* file offset - address; 0 for anonymous */
-};
-
-struct entry {
-	struct dsm_range r;
-	struct backing b;
-};
-struct entries {
-	struct entry *v;
-	size_t n, cap;
-};
-
-/* Part of the address space. kind: of anonymous memory there. */
-struct span {
-	uint64_t start, end;
-	uint32_t kind;
-};
-struct spans {
-	struct span *v;
-	size_t n, cap;
-};
-
-struct table {
-	uint64_t version;
-	size_t n;
-	struct dsm_range v[];
-};
-
-struct dsm_map {
-	pthread_mutex_t lock;
-	struct table *table;     /* RCU; replaced under lock */
-	struct entries now;      /* lock */
-	struct entries pieces;   /* lock; work space of a refresh */
-	struct entries next;     /* lock; the same */
-	struct spans excluded;   /* lock */
-	struct spans own;        /* lock; where anonymous memory has an owner */
-	struct spans plt;        /* lock; PLT words, a span a module */
-	struct dsm_advices kept; /* lock; spans that are never served, kind 1 */
-	struct dsm_maptext text; /* lock */
-	uint64_t heap_start, heap_end; /* lock; equal: none */
-	uint64_t next_off;             /* lock */
-	struct span main_tls;          /* lock; whole pages, empty: not known */
-	uint64_t adds, subs; /* lock; of dl_iterate_phdr at last refresh */
-	int current;         /* lock; 0: refresh is due anyway */
-	char exe[PATH_MAX];  /* const after create */
-};
 
 /* --- arrays --- */
 
@@ -106,8 +50,8 @@ entries_add(struct entries *x, const struct entry *e)
 	return DSM_OK;
 }
 
-static int
-spans_reserve(struct spans *x, size_t cap)
+int
+dsm__spans_reserve(struct spans *x, size_t cap)
 {
 	struct span *v;
 
@@ -121,13 +65,13 @@ spans_reserve(struct spans *x, size_t cap)
 	return DSM_OK;
 }
 
-static int
-spans_insert(struct spans *x, struct span s)
+int
+dsm__spans_insert(struct spans *x, struct span s)
 {
 	size_t i = x->n;
 
 	if (x->n == x->cap &&
-	    spans_reserve(x, x->cap == 0 ? 32 : 2 * x->cap) != DSM_OK)
+	    dsm__spans_reserve(x, x->cap == 0 ? 32 : 2 * x->cap) != DSM_OK)
 		return DSM_ENOMEM;
 	for (; i > 0 && x->v[i - 1].start > s.start; i--)
 		x->v[i] = x->v[i - 1];
@@ -216,194 +160,6 @@ add_cut(struct entries *to, const struct entry *e, const struct spans *cuts)
 			break;
 	}
 	return err;
-}
-
-/* --- modules and TLS --- */
-
-static uint64_t
-thread_pointer(void)
-{
-	return (uint64_t)(uintptr_t)__builtin_thread_pointer();
-}
-
-struct tls_walk {
-	uint64_t tp, start, end;
-};
-
-static int
-tls_of_module(struct dl_phdr_info *info, size_t size, void *arg)
-{
-	struct tls_walk *w = arg;
-	uint64_t at;
-
-	if (size < offsetof(struct dl_phdr_info, dlpi_tls_data) +
-	               sizeof(info->dlpi_tls_data) ||
-	    info->dlpi_tls_data == NULL)
-		return 0;
-	at = (uint64_t)(uintptr_t)info->dlpi_tls_data;
-	if (at > w->tp || w->tp - at > TLS_REACH)
-		return 0; /* allocated later, for a library loaded later */
-	if (at < w->start)
-		w->start = at;
-	return 0;
-}
-
-void
-dsm__map_tls(uint64_t *start_p, uint64_t *end_p)
-{
-	struct tls_walk w = {.tp = thread_pointer()};
-
-	w.start = w.tp;
-	dl_iterate_phdr(tls_of_module, &w);
-	*start_p = w.start;
-	*end_p = (w.tp + TCB_SIZE + 63) & ~UINT64_C(63);
-}
-
-struct module_walk {
-	struct spans *spans, *plt;
-	size_t n; /* writable segments seen; those that fit are in spans */
-	uint64_t adds, subs;
-	size_t n_modules;
-};
-
-/*
- * Where the loader writes when a function of another module is called for the
- * first time: from the lowest to the highest word of DT_JMPREL.
- */
-static struct span
-plt_words(const struct dl_phdr_info *info, const ElfW(Dyn) * dyn)
-{
-	struct span s = {UINT64_MAX, 0, 0};
-	uint64_t table = 0, len = 0, entry = sizeof(ElfW(Rela));
-
-	for (; dyn->d_tag != DT_NULL; dyn++) {
-		if (dyn->d_tag == DT_JMPREL)
-			table = dyn->d_un.d_ptr;
-		else if (dyn->d_tag == DT_PLTRELSZ)
-			len = dyn->d_un.d_val;
-		else if (dyn->d_tag == DT_PLTREL && dyn->d_un.d_val == DT_REL)
-			entry = sizeof(ElfW(Rel));
-	}
-	/* glibc has relocated d_ptr, other loaders have not. */
-	if (table != 0 && table < info->dlpi_addr)
-		table += info->dlpi_addr;
-	for (uint64_t at = 0; table != 0 && at + entry <= len; at += entry) {
-		const ElfW(Rel) *rel =
-		    (const ElfW(Rel) *)(uintptr_t)(table + at);
-		uint64_t word = info->dlpi_addr + rel->r_offset;
-
-		if (word < s.start)
-			s.start = word;
-		if (word + sizeof(word) > s.end)
-			s.end = word + sizeof(word);
-	}
-	return s;
-}
-
-static int
-segments_of_module(struct dl_phdr_info *info, size_t size, void *arg)
-{
-	struct module_walk *w = arg;
-	int is_system = dsm__is_system_library(info->dlpi_name);
-
-	(void)size;
-	w->adds = info->dlpi_adds;
-	w->subs = info->dlpi_subs;
-	/* The program comes first and has no name; the vDSO writes nothing. */
-	for (size_t i = 0; i < info->dlpi_phnum; i++) {
-		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
-		uint64_t at = info->dlpi_addr + ph->p_vaddr;
-
-		if (ph->p_type == PT_DYNAMIC && !is_system) {
-			struct span s =
-			    plt_words(info, (const ElfW(Dyn) *)(uintptr_t)at);
-
-			if (s.start < s.end && w->plt->n < w->plt->cap)
-				w->plt->v[w->plt->n++] = s;
-		}
-		if (ph->p_type != PT_LOAD || (ph->p_flags & PF_W) == 0)
-			continue;
-		if (w->n++ >= w->spans->cap)
-			continue; /* no allocation under the loader's lock */
-		w->spans->v[w->spans->n++] = (struct span){
-		    dsm__page_down(at), dsm__page_up(at + ph->p_memsz),
-		    is_system && w->n_modules > 0 ? DSM_RANGE_SYS
-		                                  : DSM_RANGE_DATA};
-	}
-	w->n_modules++;
-	return 0;
-}
-
-static int
-by_start(const void *a, const void *b)
-{
-	const struct span *x = a, *y = b;
-
-	return x->start < y->start ? -1 : x->start > y->start;
-}
-
-/*
- * Who owns which anonymous memory: a module its .bss (the kernel may have
- * joined it with a mapping of the program that follows, so the line of maps
- * alone does not tell), the loader the main thread's TLS.
- */
-static int
-find_owners(struct dsm_map *m, uint64_t *adds_p, uint64_t *subs_p)
-{
-	struct module_walk w;
-	int err = spans_reserve(&m->own, 64);
-
-	if (err == DSM_OK)
-		err = spans_reserve(&m->plt, m->own.cap);
-	while (err == DSM_OK) {
-		m->own.n = m->plt.n = 0;
-		w = (struct module_walk){.spans = &m->own, .plt = &m->plt};
-		dl_iterate_phdr(segments_of_module, &w);
-		if (w.n <= m->own.cap)
-			break;
-		err = spans_reserve(&m->own, 2 * w.n);
-		if (err == DSM_OK)
-			err = spans_reserve(&m->plt, 2 * w.n);
-	}
-	if (err != DSM_OK)
-		return err;
-	qsort(m->own.v, m->own.n, sizeof(*m->own.v), by_start);
-	*adds_p = w.adds;
-	*subs_p = w.subs;
-
-	/* Other threads' TLS shares pages with their stacks. */
-	if (getpid() == gettid()) {
-		dsm__map_tls(&m->main_tls.start, &m->main_tls.end);
-		m->main_tls.start = dsm__page_down(m->main_tls.start);
-		m->main_tls.end = dsm__page_up(m->main_tls.end);
-		m->main_tls.kind = DSM_RANGE_SYS;
-	}
-	return m->main_tls.end > 0 ? spans_insert(&m->own, m->main_tls)
-	                           : DSM_OK;
-}
-
-static int
-first_module(struct dl_phdr_info *info, size_t size, void *arg)
-{
-	struct module_walk *w = arg;
-
-	(void)size;
-	w->adds = info->dlpi_adds;
-	w->subs = info->dlpi_subs;
-	return 1;
-}
-
-int
-dsm__map_stale(struct dsm_map *m)
-{
-	struct module_walk w = {0};
-	int stale;
-
-	dl_iterate_phdr(first_module, &w);
-	pthread_mutex_lock(&m->lock);
-	stale = !m->current || w.adds != m->adds || w.subs != m->subs;
-	pthread_mutex_unlock(&m->lock);
-	return stale;
 }
 
 /* --- pieces --- */
@@ -709,7 +465,7 @@ refresh(struct dsm_map *m)
 	int err;
 
 	/* First the count of libraries: one loaded meanwhile makes us stale. */
-	err = find_owners(m, &adds, &subs);
+	err = dsm__map_owners(m, &adds, &subs);
 	if (err == DSM_OK)
 		err = dsm__maptext_read(&m->text);
 	if (err == DSM_OK)
@@ -769,7 +525,7 @@ dsm__map_exclude(struct dsm_map *m, uint64_t start, uint64_t end)
 	if (err != DSM_OK)
 		return err;
 	pthread_mutex_lock(&m->lock);
-	err = spans_insert(&m->excluded, s);
+	err = dsm__spans_insert(&m->excluded, s);
 	m->next.n = 0;
 	for (size_t i = 0; i < m->now.n && err == DSM_OK; i++)
 		err = add_cut(&m->next, &m->now.v[i], &m->excluded);
