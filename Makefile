@@ -100,6 +100,7 @@ test_src := $(wildcard tests/unit/*/*.c tests/conformance/*.c) tests/main.c \
 	$(patsubst %,taskrt/slot/%.c,arch_x86_64 vdso keys fetch \
 	fetch_message fetch_direct places)
 e2e_src := $(wildcard tests/e2e/*.c)
+behaviour_src := $(wildcard tests/e2e/behaviour/*.c)
 fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
 # Its main first: without it (slot.c) there is no slot to build.
 slot_own := $(if $(wildcard taskrt/slot/slot.c),$(wildcard taskrt/slot/*.c \
@@ -134,6 +135,8 @@ cxx_programs := $(addprefix $(B)/,$(basename $(filter %.cpp,$(example_src))))
 bench := $(if $(wildcard bench/bench.c),$(B)/bench/bench)
 unit := $(B)/tests/unit
 e2e := $(patsubst tests/e2e/%.c,$(B)/tests/e2e/%,$(e2e_src))
+behaviour := $(B)/tests/e2e/behaviour
+e2e_cases := $(call obj,tests/helpers/cases.c)
 fuzz := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(fuzz_src))
 slots := $(if $(slot_own),$(foreach v,a b,$(B)/slot/taskrt-slot-$(v) \
 	$(B)/slot/taskrt-slot-verbs-$(v)))
@@ -147,7 +150,7 @@ examples: $(examples)
 bench-program: $(bench)
 unit-tests: $(unit)
 fuzz-programs: $(fuzz)
-test-programs: $(unit) $(e2e) $(fuzz)
+test-programs: $(unit) $(e2e) $(behaviour) $(fuzz)
 
 # --- libraries ---
 
@@ -182,7 +185,7 @@ $(B)/lib/%.so: $(B)/lib/%.so.0
 
 # --- programs ---
 
-$(programs) $(unit) $(e2e) $(fuzz) $(examples) $(bench):
+$(programs) $(unit) $(e2e) $(behaviour) $(fuzz) $(examples) $(bench):
 	@mkdir -p $(@D)
 	$(call say,LD) $(LINKER) -o $@ $^ $(ALL_LDFLAGS) $(EXTRA_LIBS) \
 		$(DSM_LIBS)
@@ -195,7 +198,9 @@ $(B)/bin/taskrt: $(call obj,$(tool_src) coordinator/options.c) $(libinternal) \
 	$(libdsm)
 $(unit): $(call obj,$(test_src)) $(libinternal) $(libdsm)
 $(unit): EXTRA_LIBS := -lcunit
-$(e2e): $(B)/tests/e2e/%: $(B)/obj/tests/e2e/%.o $(libtaskrt) $(libdsm)
+$(e2e): $(B)/tests/e2e/%: $(B)/obj/tests/e2e/%.o $(e2e_cases) $(libtaskrt) \
+	$(libdsm)
+$(behaviour): $(call obj,$(behaviour_src)) $(e2e_cases) $(libtaskrt) $(libdsm)
 $(examples): $(B)/examples/%: $(B)/obj/examples/%.o \
 	$(call obj,$(example_common)) $(libtaskrt) $(libdsm)
 $(bench): $(call obj,$(bench_src)) $(libinternal) $(libdsm)
@@ -256,7 +261,8 @@ $(B)/obj/%.o: %.cpp
 
 all_obj := $(call obj,$(dsm_src) $(coord_src) $(client_src) $(tool_src) \
 	$(bench_src) $(example_src) $(example_common) $(test_src) $(e2e_src) \
-	$(fuzz_src) $(wildcard coordinator/*.c tests/fuzz/driver.c)) $(slot_obj) \
+	$(behaviour_src) $(fuzz_src) \
+	$(wildcard coordinator/*.c tests/fuzz/driver.c tests/helpers/cases.c)) $(slot_obj) \
 	$(slot_plain_obj) $(slot_verbs_obj)
 .SECONDARY: $(all_obj)
 -include $(all_obj:.o=.d)

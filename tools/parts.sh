@@ -6,7 +6,11 @@ failed=0
 log=$(mktemp)
 all=$(mktemp) # what all parts said
 token=
-trap 'rm -f "$log" "$all"; [ -z "$token" ] || kill -KILL "$token"' EXIT
+clean() {
+	rm -f "$log" "$all"
+	[ -z "$token" ] || kill -KILL "$token"
+}
+trap clean EXIT
 trap 'exit 1' TERM INT HUP
 
 # shown COMMAND... - run it; what it says goes into $log and is shown, results of
@@ -29,15 +33,21 @@ shown() {
 	return "$status"
 }
 
+# took NAME SECONDS - a line for who sums up where the time went.
+took() {
+	printf '  took %4d s: %s\n' "$2" "$1"
+}
+
 # part TITLE COMMAND... - it ends with the line "N passed, N failed". No such line,
 # or a bad status with nothing failed (it crashed, it hung), is one failure.
 part() {
-	local title=$1 status bad=0
+	local title=$1 status bad=0 start=$SECONDS
 	shift
 	printf -- '--- %s\n' "$title"
 	shown "$@"
 	status=$?
 	cat "$log" >>"$all"
+	took "$title" $((SECONDS - start)) | tee -a "$all"
 	if [[ $(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1) =~ \
 		^([0-9]+)\ passed,\ ([0-9]+) ]]; then
 		passed=$((passed + BASH_REMATCH[1]))

@@ -1,6 +1,6 @@
 /*
  * taskrt.hpp, and C++ in tasks at large: everything comes out as it does locally.
- * Run by cpp.sh in several configurations; see behaviour.c for the form of the output.
+ * Run by cpp.sh in several configurations; arguments and output as in cases.h.
  */
 #include <algorithm>
 #include <array>
@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <iomanip>
+#include <iostream>
 #include <list>
 #include <map>
 #include <memory>
@@ -26,27 +27,7 @@
 
 #include <taskrt/taskrt.hpp>
 
-static const char *why; /* of the case that runs: NULL while it is fine */
-static std::string why_text;
-
-static void
-fail(int line, const char *cond)
-{
-	const struct taskrt_report *r = taskrt_report();
-
-	why_text = "line " + std::to_string(line) + ": " + cond +
-	           " (report: " + std::to_string(r->error) + " " + r->message +
-	           ")";
-	why = why_text.c_str();
-}
-
-#define CHECK(cond)                            \
-	do {                                   \
-		if (!(cond)) {                 \
-			fail(__LINE__, #cond); \
-			return;                \
-		}                              \
-	} while (0)
+#include "../helpers/cases.h"
 
 /* The error that f throws; code 0 when it throws none. */
 template <class F>
@@ -610,6 +591,21 @@ libraries_answer_as_they_do_locally()
 		CHECK(got[i] == long_story(i));
 }
 
+static void
+cout_and_optind_are_private_to_a_task()
+{
+	/* Both write into the stream's own state. */
+	const auto print = [](int width) {
+		std::cout.width(width);
+		std::cout << "x\n" << std::flush;
+		std::cout.precision(width);
+		optind = width;
+	};
+
+	taskrt::run([&] { print(3); }, [&] { print(5); });
+	CHECK(std::cout.precision() == 6 && optind == 1);
+}
+
 static thread_local int per_thread = 5;
 
 static int
@@ -635,57 +631,79 @@ statics_are_made_in_a_task_and_stay()
 	CHECK(once() == 11);
 }
 
+static const std::vector<int> &
+table()
+{
+	static const std::vector<int> squares = {0, 1, 4, 9};
+
+	return squares;
+}
+
+static void
+a_static_that_two_tasks_make_is_named_with_the_remedy()
+{
+	int result[2] = {0, 0};
+	std::string all;
+	auto use = [&](int i) { result[i] = table()[3]; };
+	taskrt::options apart;
+
+	apart.chunk = 1;
+	taskrt::report r =
+	    error_of([&] { taskrt::parallel_for(0, 2, use, apart); });
+	CHECK(r.code == TASKRT_ERACE);
+	for (const auto &race : r.races)
+		all += race.message;
+	CHECK(all.find("use it once before the launch") != all.npos);
+	CHECK(all.find("guard variable for table()::squares") != all.npos);
+	table();
+	taskrt::parallel_for(0, 2, use, apart);
+	CHECK(result[0] == 9 && result[1] == 9);
+}
+
 /* --- the list --- */
 
-static const struct {
-	const char *name;
-	void (*fn)();
-} cases[] = {
-#define CASE(fn)        \
-	{               \
-#fn, fn \
+/* An exception that a case lets out is its failure. */
+template <void (*fn)()>
+static void
+caught()
+{
+	try {
+		fn();
+	} catch (const std::exception &e) {
+		cases_fail(__FILE__, __LINE__, e.what());
 	}
-    CASE(lambdas_and_functions_run_as_tasks),
-    CASE(a_range_of_functions_runs_as_a_bunch),
-    CASE(loops_take_integers_of_any_type),
-    CASE(ranges_cover_every_index_once),
-    CASE(for_each_visits_the_elements_of_any_container),
-    CASE(a_race_is_an_exception_with_the_report),
-    CASE(an_exception_that_escapes_is_reported_with_type_and_what),
-    CASE(from_the_c_interface_it_is_told_by_the_runtime_s_last_words),
-    CASE(exceptions_inside_a_task_work),
-    CASE(options_are_passed_on),
-    CASE(vectors_of_the_shared_heap_grow_in_tasks),
-    CASE(containers_grow_in_tasks_as_they_do_locally),
-    CASE(virtual_calls_and_types_work),
-    CASE(tables_and_function_pointers_work),
-    CASE(libraries_answer_as_they_do_locally),
-    CASE(statics_are_made_in_a_task_and_stay),
+}
+
+static const cases_one cases[] = {
+#define CAUGHT(fn)              \
+	{                       \
+#fn, caught < fn> \
+	}
+    CAUGHT(lambdas_and_functions_run_as_tasks),
+    CAUGHT(a_range_of_functions_runs_as_a_bunch),
+    CAUGHT(loops_take_integers_of_any_type),
+    CAUGHT(ranges_cover_every_index_once),
+    CAUGHT(for_each_visits_the_elements_of_any_container),
+    CAUGHT(a_race_is_an_exception_with_the_report),
+    CAUGHT(an_exception_that_escapes_is_reported_with_type_and_what),
+    CAUGHT(from_the_c_interface_it_is_told_by_the_runtime_s_last_words),
+    CAUGHT(exceptions_inside_a_task_work),
+    CAUGHT(options_are_passed_on),
+    CAUGHT(vectors_of_the_shared_heap_grow_in_tasks),
+    CAUGHT(containers_grow_in_tasks_as_they_do_locally),
+    CAUGHT(virtual_calls_and_types_work),
+    CAUGHT(tables_and_function_pointers_work),
+    CAUGHT(libraries_answer_as_they_do_locally),
+    CAUGHT(cout_and_optind_are_private_to_a_task),
+    CAUGHT(statics_are_made_in_a_task_and_stay),
+    CAUGHT(a_static_that_two_tasks_make_is_named_with_the_remedy),
+    {},
 };
 
 int
 main(int argc, char **argv)
 {
-	const char *label = std::getenv("LABEL");
-	int failed = 0;
+	static const cases_group groups[] = {{"cpp", cases}, {}};
 
-	std::setvbuf(stdout, nullptr, _IOLBF, 0);
-	for (const auto &c : cases) {
-		if (argc > 1 && std::strstr(c.name, argv[1]) == nullptr)
-			continue;
-		why = nullptr;
-		alarm(60); /* nothing may hang */
-		try {
-			c.fn();
-		} catch (const std::exception &e) {
-			fail(__LINE__, e.what());
-		}
-		std::printf("  %s %s%s%s%s%s\n", why == nullptr ? "ok" : "FAIL",
-		            label != nullptr ? label : "",
-		            label != nullptr ? ": " : "", c.name,
-		            why == nullptr ? "" : ": ",
-		            why == nullptr ? "" : why);
-		failed += why != nullptr;
-	}
-	return failed > 0;
+	return cases_main(groups, argc, argv);
 }

@@ -1,83 +1,13 @@
 #!/usr/bin/env bash
 # daemons.sh - taskrt-coordinator and taskrt-worker as processes: options, joining,
-# losing each other, ending; the relay. Prints "  ok NAME" or "  FAIL NAME" for each
-# test.
+# losing each other, ending; the relay.
 # shellcheck disable=SC2317 # functions are called by name
 set -u
 cd "$(dirname "$0")/../.." || exit 2
-BUILD=${BUILD-build}
-bin=$BUILD/bin
+# shellcheck source=tests/helpers/e2e.sh
+. tests/helpers/e2e.sh
+
 peer=$BUILD/tests/e2e/peer
-tmp=$(mktemp -d)
-started=()
-bad=0
-unset TASKRT_COORDINATOR TASKRT_LOG
-
-finish() {
-	local pid
-	for pid in "${started[@]}"; do
-		kill -KILL "$pid" 2>/dev/null
-	done
-	wait
-	rm -rf "$tmp"
-}
-trap finish EXIT
-
-# verdict NAME STATUS - what was printed is shown when the test failed.
-verdict() {
-	if [ "$2" -eq 0 ]; then
-		echo "  ok $1"
-	else
-		echo "  FAIL $1"
-		tail -n 20 "$tmp"/* | sed 's/^/    /'
-		bad=1
-	fi
-}
-
-# check NAME COMMAND...
-check() {
-	local name=$1
-	shift
-	"$@"
-	verdict "$name" $?
-}
-
-# soon COMMAND... - becomes true within 10 s.
-soon() {
-	local i
-	for ((i = 0; i < 200; i++)); do
-		"$@" >/dev/null 2>&1 && return 0
-		sleep 0.05
-	done
-	return 1
-}
-
-# start LOG PROGRAM ARGUMENT... - in the background; its pid is in $pid.
-start() {
-	local log=$tmp/$1
-	shift
-	: >"$log"
-	"$@" >"$log" 2>&1 &
-	pid=$!
-	started+=("$pid")
-}
-
-# start_coordinator LOG [OPTION...] - sets pid and addr (of a free port).
-start_coordinator() {
-	local log=$1
-	shift
-	start "$log" "$bin/taskrt-coordinator" --listen 127.0.0.1:0 "$@"
-	soon grep -q 'listening on' "$tmp/$log" || return 1
-	addr=$(sed -n 's/.*: listening on //p' "$tmp/$log")
-}
-
-ends_with() { # STATUS PID
-	local status
-	wait "$2"
-	status=$?
-	[ "$status" -eq "$1" ] || echo "status $status" >>"$tmp/status"
-	[ "$status" -eq "$1" ]
-}
 
 # complains STATUS PATTERN PROGRAM ARGUMENT... - one line on stderr that has it.
 complains() {
@@ -89,25 +19,9 @@ complains() {
 		grep -q -- "$pattern" "$tmp/err" && [ ! -s "$tmp/out" ]
 }
 
-has_workers() { # ADDR N SLOTS
-	"$bin/taskrt" stat -1 --coordinator "$1" |
-		grep -q "^$2 workers\{0,1\}, 0 of $3 slots busy"
-}
-
-processes_of() { # PID... - they and all below them
-	local p
-	for p; do
-		echo "$p"
-		# shellcheck disable=SC2046 # words, on purpose
-		processes_of $(pgrep -P "$p")
-	done
-}
-
-none_of() { # PID...
-	local p
-	for p; do
-		! kill -0 "$p" 2>/dev/null || return 1
-	done
+joined() { # N SLOTS - so many workers with so many slots in all
+	"$bin/taskrt" stat -1 --coordinator "$addr" |
+		grep -q "^$1 workers\{0,1\}, 0 of $2 slots busy"
 }
 
 # --- options ---
@@ -166,7 +80,7 @@ coordinator=$pid
 	# shellcheck disable=SC2094 # a socket
 	exec 3<>"/dev/tcp/${addr%:*}/${addr##*:}" && cat <&3 &&
 		echo closed
-) >"$tmp/silent" 2>&1 &
+) >"$tmp/silent.log" 2>&1 &
 silent=$!
 started+=("$silent")
 
@@ -179,9 +93,9 @@ worker1=$pid
 start worker2 env TASKRT_COORDINATOR="$addr" "$bin/taskrt-worker" --slots 3 \
 	--name second
 worker2=$pid
-check "two workers join" soon has_workers "$addr" 2 5
+check "two workers join" soon 10 joined 2 5
 check "a worker says when it has joined" \
-	grep -q "^taskrt-worker: joined $addr with 2 slots\$" "$tmp/worker1"
+	grep -q "^taskrt-worker: joined $addr with 2 slots\$" "$tmp/worker1.log"
 check "stat shows names" eval \
 	"$bin/taskrt stat -1 -c $addr | grep -q '^  second '"
 check "stat --json is one line" eval \
@@ -194,15 +108,15 @@ check "no taskrt peer is refused" eval \
 check "a wrong session key is refused" eval \
 	"$peer hello $addr 1 3 | grep -q '^REFUSE 5 '"
 printf 'GET / HTTP/1.0\r\n\r\n' >"/dev/tcp/${addr%:*}/${addr##*:}"
-check "it lives on after nonsense" has_workers "$addr" 2 5
+check "it lives on after nonsense" joined 2 5
 
 start fake "$peer" coordinator 99
 fake=$pid
-soon test -s "$tmp/fake"
+soon 10 test -s "$tmp/fake.log"
 check "a worker names another version and ends" \
 	complains 1 'speaks version 99 of the protocol' \
 	"$bin/taskrt-worker" --transport tcp \
-	--coordinator "127.0.0.1:$(cat "$tmp/fake")"
+	--coordinator "127.0.0.1:$(cat "$tmp/fake.log")"
 wait "$fake"
 
 
@@ -210,29 +124,30 @@ wait "$fake"
 
 kill -KILL "$worker2"
 wait "$worker2" 2>/dev/null
-check "a killed worker is gone" soon has_workers "$addr" 1 2
+check "a killed worker is gone" soon 10 joined 1 2
 
 wait "$silent"
-check "who says nothing is closed" grep -q 'no HELLO within 5 s' \
-	"$tmp/coordinator"
+check "who says nothing is closed" says coordinator \
+	'no HELLO within 5 s'
 
 kill -TERM "$coordinator"
 check "SIGTERM ends the coordinator with 0" ends_with 0 "$coordinator"
-check "a worker notices" soon grep -q "coordinator $addr lost" "$tmp/worker1"
+check "a worker notices" soon 10 grep -q "coordinator $addr lost" "$tmp/worker1.log"
 start coordinator2 "$bin/taskrt-coordinator" --listen "$addr"
 coordinator=$pid
-check "a worker joins again" soon has_workers "$addr" 1 2
+check "a worker joins again" soon 10 joined 1 2
 
 start once "$bin/taskrt-worker" --coordinator "$addr" --slots 1 --once
 once=$pid
-soon has_workers "$addr" 2 3
-mapfile -t all < <(processes_of "$worker1" "$once" "$coordinator")
+soon 10 joined 2 3
+all=("$worker1" "$once" "$coordinator")
+mapfile -t -O 3 all < <(descendants "${all[@]}")
 kill -INT "$coordinator"
 check "SIGINT ends the coordinator with 0" ends_with 0 "$coordinator"
 check "--once ends with the coordinator" ends_with 0 "$once"
 kill -TERM "$worker1"
 check "SIGTERM ends a worker with 0" ends_with 0 "$worker1"
-check "no process is left" soon none_of "${all[@]}"
+check "no process is left" soon 10 none_of "${all[@]}"
 check "nothing is left in /dev/shm" \
 	[ "$shm_before" = "$(ls -A /dev/shm 2>/dev/null)" ]
 

@@ -52,10 +52,10 @@ machines() {
 	pair w 1 && pair c 2 && forward 0
 }
 
-# behaviour LABEL MACHINE COORDINATOR - behaviour.c there.
+# behaviour LABEL MACHINE COORDINATOR CASE... - cases of behaviour/ there.
 behaviour() {
 	cases "$1" nsenter --net="/run/netns/$ns-$2" env \
-		TASKRT_COORDINATOR="$3" "$BUILD/tests/e2e/behaviour" -scattered
+		TASKRT_COORDINATOR="$3" "$BUILD/tests/e2e/behaviour" "${@:4}"
 }
 
 # launch LOG MACHINE COORDINATOR STEP... - cluster.c there, in the background.
@@ -137,12 +137,12 @@ check "a worker joins over the network" soon 10 has_workers 1
 # --- program beside the coordinator ---
 
 in_between "beside" k "$near" direct
-behaviour "beside" k "$near"
+behaviour "beside" k "$near" results/ between/ null_pointer blocks_born
 
 # --- program on a third machine, no route to it ---
 
 in_between "no route" c "$far" relay
-behaviour "no route" c "$far"
+behaviour "no route" c "$far" -scattered -times_out -for_ever -gigabytes
 
 # --- a route, but nobody forwards: silence, not an error ---
 

@@ -1,7 +1,7 @@
 /*
  * What is shared with tasks and what is not, kind of memory by kind of memory: the
  * table of doc/MANUAL.md. Uses the library that OWNLIB names (tests/helpers/ownlib.c).
- * Form of the output as in behaviour.c; run by shared.sh.
+ * Arguments and output as in cases.h; run by shared.sh.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -16,29 +16,10 @@
 
 #include <taskrt/taskrt.h>
 
+#include "../helpers/cases.h"
+
 #define PAGE 4096u
 #define N 24 /* tasks of a bunch */
-
-static const char *why; /* of the case that runs: NULL while it is fine */
-static char why_text[400];
-
-#define CHECK(cond)                            \
-	do {                                   \
-		if (!(cond)) {                 \
-			fail(__LINE__, #cond); \
-			return;                \
-		}                              \
-	} while (0)
-
-static void
-fail(int line, const char *cond)
-{
-	const struct taskrt_report *r = taskrt_report();
-
-	snprintf(why_text, sizeof(why_text), "line %d: %s (report: %d %s)",
-	         line, cond, r->error, r->message);
-	why = why_text;
-}
 
 /* The same function as N tasks, each with its own index. */
 static int
@@ -218,7 +199,7 @@ write_blocks(void *arg)
 static void
 malloced_and_mapped_memory_is_committed(void)
 {
-	char name[] = "/tmp/taskrt-shared-XXXXXX", want[30];
+	char name[] = "/tmp/shared-XXXXXX", want[30];
 	int fd = mkstemp(name);
 
 	CHECK(fd >= 0 && unlink(name) == 0);
@@ -417,14 +398,7 @@ pages_with_nothing_alive_are_not_sent(void)
 
 /* --- the list --- */
 
-static const struct {
-	const char *name;
-	void (*fn)(void);
-} cases[] = {
-#define CASE(fn)        \
-	{               \
-#fn, fn \
-	}
+static const struct cases_one cases[] = {
     CASE(what_is_read_only_stays_so),
     CASE(globals_are_committed),
     CASE(globals_of_the_program_s_libraries_are_committed),
@@ -435,6 +409,7 @@ static const struct {
     CASE(blocks_go_both_ways),
     CASE(a_failed_run_has_freed_nothing),
     CASE(pages_with_nothing_alive_are_not_sent),
+    {0},
 };
 
 static int
@@ -456,26 +431,12 @@ load_library(void)
 int
 main(int argc, char **argv)
 {
-	const char *label = getenv("LABEL");
-	int failed = 0;
+	static const struct cases_group groups[] = {{"shared", cases}, {0}};
 
-	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (load_library() != 0) {
 		fprintf(stderr, "shared: OWNLIB names no library: %s\n",
 		        dlerror());
 		return 2;
 	}
-	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		if (argc > 1 && strstr(cases[i].name, argv[1]) == NULL)
-			continue;
-		why = NULL;
-		alarm(60); /* nothing may hang */
-		cases[i].fn();
-		printf("  %s %s%s%s%s%s\n", why == NULL ? "ok" : "FAIL",
-		       label != NULL ? label : "", label != NULL ? ": " : "",
-		       cases[i].name, why == NULL ? "" : ": ",
-		       why == NULL ? "" : why);
-		failed += why != NULL;
-	}
-	return failed > 0;
+	return cases_main(groups, argc, argv);
 }

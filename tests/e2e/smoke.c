@@ -1,7 +1,7 @@
 /*
  * Does it run at all? With no coordinator configured: an empty task, a loop over
  * heap memory, globals and the stack, a race, a crash, an asynchronous run, memory
- * that tasks allocate. Prints "  ok NAME" or "  FAIL NAME" for each test.
+ * that tasks allocate. Arguments and output as in cases.h.
  */
 #include <errno.h>
 #include <math.h>
@@ -11,6 +11,8 @@
 
 #include <taskrt/taskrt.h>
 
+#include "../helpers/cases.h"
+
 /* A sanitizer has malloc for itself, also in tasks. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -18,44 +20,21 @@
 #define SANITIZED 0
 #endif
 
-static int n_failed;
-
-#define CHECK(cond)                                                           \
-	do {                                                                  \
-		if (!(cond)) {                                                \
-			printf("    %s:%d: %s\n", __FILE__, __LINE__, #cond); \
-			return 0;                                             \
-		}                                                             \
-	} while (0)
-
-/* The expected outcome of a call; prints the report otherwise. */
-static int
-came_to(int got, int want)
-{
-	if (got == want)
-		return 1;
-	printf("    %s instead of %s\n", taskrt_strerror(got),
-	       taskrt_strerror(want));
-	taskrt_report_print(stdout);
-	return 0;
-}
-
 static void
 nothing(void *arg)
 {
 	(void)arg;
 }
 
-static int
-test_empty_task(void)
+static void
+empty_task(void)
 {
 	const struct taskrt_task task = {nothing, NULL};
 
 	for (int i = 0; i < 10; i++)
-		CHECK(came_to(taskrt_run(&task, 1, NULL), 0));
+		CHECK(taskrt_run(&task, 1, NULL) == 0);
 	CHECK(taskrt_run(NULL, 0, NULL) == 0);
 	CHECK(taskrt_report()->error == 0);
-	return 1;
 }
 
 static int global = 5;
@@ -68,8 +47,8 @@ square(size_t i, void *ctx)
 	a[i] = sqrt((double)i) * global;
 }
 
-static int
-test_loop_over_heap_memory(void)
+static void
+loop_over_heap_memory(void)
 {
 	const size_t n = 10000;
 	double *a = dsm_calloc(n, sizeof(*a));
@@ -77,12 +56,11 @@ test_loop_over_heap_memory(void)
 	CHECK(a != NULL);
 	for (int round = 1; round <= 3; round++) {
 		global = round;
-		CHECK(came_to(taskrt_for(0, n, square, a, NULL), 0));
+		CHECK(taskrt_for(0, n, square, a, NULL) == 0);
 		for (size_t i = 0; i < n; i++)
 			CHECK(a[i] == sqrt((double)i) * round);
 	}
 	dsm_free(a);
-	return 1;
 }
 
 struct part {
@@ -98,8 +76,8 @@ add_one(void *arg)
 	*p->out = p->in + 1;
 }
 
-static int
-test_tasks_write_to_the_stack(void)
+static void
+tasks_write_to_the_stack(void)
 {
 	int out[4] = {0};
 	struct part parts[4];
@@ -109,10 +87,9 @@ test_tasks_write_to_the_stack(void)
 		parts[i] = (struct part){i, &out[i]};
 		tasks[i] = (struct taskrt_task){add_one, &parts[i]};
 	}
-	CHECK(came_to(taskrt_run(tasks, 4, NULL), 0));
+	CHECK(taskrt_run(tasks, 4, NULL) == 0);
 	for (int i = 0; i < 4; i++)
 		CHECK(out[i] == i + 1);
-	return 1;
 }
 
 static void
@@ -123,8 +100,8 @@ set(void *arg)
 	*(int *)arg = ++next + 41;
 }
 
-static int
-test_race_is_reported_and_nothing_changes(void)
+static void
+race_is_reported_and_nothing_changes(void)
 {
 	int *x = dsm_malloc(sizeof(*x));
 	struct part parts[2];
@@ -136,12 +113,11 @@ test_race_is_reported_and_nothing_changes(void)
 		parts[i] = (struct part){i, x};
 		tasks[i] = (struct taskrt_task){add_one, &parts[i]};
 	}
-	CHECK(came_to(taskrt_run(tasks, 2, NULL), TASKRT_ERACE));
+	CHECK(taskrt_run(tasks, 2, NULL) == TASKRT_ERACE);
 	CHECK(*x == 7);
 	CHECK(taskrt_report()->n_races == 1);
 	CHECK(taskrt_report()->races[0].addr == x);
 	dsm_free(x);
-	return 1;
 }
 
 static void
@@ -150,24 +126,23 @@ crash(void *arg)
 	*(volatile int *)arg = 1;
 }
 
-static int
-test_crash_is_reported_and_the_program_goes_on(void)
+static void
+crash_is_reported_and_the_program_goes_on(void)
 {
 	int x = 0;
 	const struct taskrt_task tasks[] = {{set, &x}, {crash, (void *)16}};
 
-	CHECK(came_to(taskrt_run(tasks, 2, NULL), TASKRT_ETASK));
+	CHECK(taskrt_run(tasks, 2, NULL) == TASKRT_ETASK);
 	CHECK(x == 0);
 	CHECK(taskrt_report()->n_failures == 1);
 	CHECK(taskrt_report()->failures[0].task == 1);
 	CHECK(taskrt_report()->failures[0].kind == TASKRT_CRASH);
-	CHECK(came_to(taskrt_run(tasks, 1, NULL), 0));
+	CHECK(taskrt_run(tasks, 1, NULL) == 0);
 	CHECK(x == 42);
-	return 1;
 }
 
-static int
-test_asynchronous_run(void)
+static void
+asynchronous_run(void)
 {
 	const size_t n = 64;
 	int *a = dsm_calloc(n, sizeof(*a));
@@ -180,17 +155,16 @@ test_asynchronous_run(void)
 		parts[i] = (struct part){(int)i, &a[i]};
 		tasks[i] = (struct taskrt_task){add_one, &parts[i]};
 	}
-	CHECK(came_to(taskrt_start(tasks, n / 2, NULL, &run), 0));
+	CHECK(taskrt_start(tasks, n / 2, NULL, &run) == 0);
 	memset(tasks, 0, n / 2 * sizeof(*tasks));
-	CHECK(came_to(taskrt_start(tasks + n / 2, n / 2, NULL, &second), 0));
+	CHECK(taskrt_start(tasks + n / 2, n / 2, NULL, &second) == 0);
 	/* The second launch has finished the first run. */
 	CHECK(a[0] == 1);
-	CHECK(came_to(taskrt_wait(run), 0));
-	CHECK(came_to(taskrt_wait(second), 0));
+	CHECK(taskrt_wait(run) == 0);
+	CHECK(taskrt_wait(second) == 0);
 	for (size_t i = 0; i < n; i++)
 		CHECK(a[i] == (int)i + 1);
 	dsm_free(a);
-	return 1;
 }
 
 static void
@@ -202,8 +176,8 @@ allocate(void *arg)
 	*p = strdup("from a task");
 }
 
-static int
-test_memory_from_tasks_belongs_to_the_program(void)
+static void
+memory_from_tasks_belongs_to_the_program(void)
 {
 	char *texts[8] = {0};
 	struct taskrt_task tasks[8];
@@ -211,7 +185,7 @@ test_memory_from_tasks_belongs_to_the_program(void)
 	for (int round = 0; round < 3; round++) {
 		for (int i = 0; i < 8; i++)
 			tasks[i] = (struct taskrt_task){allocate, &texts[i]};
-		CHECK(came_to(taskrt_run(tasks, 8, NULL), 0));
+		CHECK(taskrt_run(tasks, 8, NULL) == 0);
 		for (int i = 0; i < 8; i++) {
 			CHECK(texts[i] != NULL);
 			CHECK(strcmp(texts[i], "from a task") == 0);
@@ -224,7 +198,6 @@ test_memory_from_tasks_belongs_to_the_program(void)
 			free(texts[i]);
 		}
 	}
-	return 1;
 }
 
 static void
@@ -234,8 +207,8 @@ release(void *arg)
 	*(void **)arg = NULL;
 }
 
-static int
-test_a_task_may_free_what_the_program_allocated(void)
+static void
+a_task_may_free_what_the_program_allocated(void)
 {
 	struct dsm_stats before, after;
 	void *p = dsm_malloc(1000);
@@ -243,11 +216,10 @@ test_a_task_may_free_what_the_program_allocated(void)
 
 	CHECK(p != NULL);
 	CHECK(dsm_stats(&before) == 0);
-	CHECK(came_to(taskrt_run(&task, 1, NULL), 0));
+	CHECK(taskrt_run(&task, 1, NULL) == 0);
 	CHECK(p == NULL);
 	CHECK(dsm_stats(&after) == 0);
 	CHECK(after.blocks == before.blocks - 1);
-	return 1;
 }
 
 static void
@@ -258,53 +230,46 @@ launch(void *arg)
 	*(int *)arg = taskrt_run(&task, 1, NULL);
 }
 
-static int
-test_a_task_cannot_launch(void)
+static void
+a_task_cannot_launch(void)
 {
 	int result = 0;
 	const struct taskrt_task task = {launch, &result};
 
-	CHECK(came_to(taskrt_run(&task, 1, NULL), 0));
+	CHECK(taskrt_run(&task, 1, NULL) == 0);
 	CHECK(result == TASKRT_EINVAL);
-	return 1;
 }
 
-static int
-test_session_may_end_and_start_again(void)
+static void
+session_may_end_and_start_again(void)
 {
 	const struct taskrt_task task = {nothing, NULL};
 
 	taskrt_fini();
 	taskrt_fini();
-	CHECK(came_to(taskrt_run(&task, 1, NULL), 0));
-	return 1;
+	CHECK(taskrt_run(&task, 1, NULL) == 0);
 }
 
-static void
-run_test(const char *name, int (*fn)(void))
-{
-	int ok = fn();
-
-	printf("  %s %s\n", ok ? "ok" : "FAIL", name);
-	fflush(stdout);
-	n_failed += !ok;
-}
+static const struct cases_one cases[] = {
+    CASE(empty_task),
+    CASE(loop_over_heap_memory),
+    CASE(tasks_write_to_the_stack),
+    CASE(race_is_reported_and_nothing_changes),
+    CASE(crash_is_reported_and_the_program_goes_on),
+    CASE(asynchronous_run),
+#if !SANITIZED
+    CASE(memory_from_tasks_belongs_to_the_program),
+    CASE(a_task_may_free_what_the_program_allocated),
+#endif
+    CASE(a_task_cannot_launch),
+    CASE(session_may_end_and_start_again),
+    {0},
+};
 
 int
-main(void)
+main(int argc, char **argv)
 {
-#define RUN(fn) run_test(#fn, fn)
-	RUN(test_empty_task);
-	RUN(test_loop_over_heap_memory);
-	RUN(test_tasks_write_to_the_stack);
-	RUN(test_race_is_reported_and_nothing_changes);
-	RUN(test_crash_is_reported_and_the_program_goes_on);
-	RUN(test_asynchronous_run);
-	if (!SANITIZED) {
-		RUN(test_memory_from_tasks_belongs_to_the_program);
-		RUN(test_a_task_may_free_what_the_program_allocated);
-	}
-	RUN(test_a_task_cannot_launch);
-	RUN(test_session_may_end_and_start_again);
-	return n_failed != 0;
+	static const struct cases_group groups[] = {{"smoke", cases}, {0}};
+
+	return cases_main(groups, argc, argv);
 }

@@ -9,6 +9,7 @@
 export BUILD=${BUILD-build}
 bin=$BUILD/bin
 tmp=$(mktemp -d)
+export TMPDIR=$tmp # whoever looks into /tmp finds nothing of ours there
 started=()
 in_coordinator=() # what to run the coordinator and those who ask it with: nsenter …
 in_worker=()
@@ -20,10 +21,12 @@ unset TASKRT_COORDINATOR TASKRT_LOG TASKRT_SLOTS TASKRT_STAT TASKRT_TRANSPORT \
 finish() {
 	trap '' TERM INT HUP
 	local p
-	for p in "${started[@]}"; do
-		kill -KILL "$p" 2>/dev/null
-	done
-	wait 2>/dev/null
+	{
+		for p in "${started[@]}"; do
+			kill -KILL "$p"
+		done
+		wait
+	} 2>/dev/null
 	! declare -F at_end >/dev/null || at_end
 	rm -rf "$tmp"
 }
@@ -77,9 +80,11 @@ cases() {
 static=("$BUILD/lib/libtaskrt.a" "$BUILD/lib/libdsm.a" -luv -llz4 -lurcu-bp
 	-lurcu-cds -ldl)
 
-# build_from SOURCE LABEL COMPILER WORD... - as a user would, into $tmp/LABEL.
+# build_from SOURCE LABEL COMPILER WORD... - as a user would, into $tmp/LABEL. SOURCE
+# is a file, or a folder of C files.
 build_from() {
-	local source=$1 label=$2 compiler=$3
+	local sources=("$1") label=$2 compiler=$3
+	[ ! -d "$1" ] || sources=("$1"/*.c)
 	shift 3
 	if nm "$BUILD/tests/e2e/behaviour" | grep -q '__[amtu]b\{0,1\}san_'; then
 		skip "$label" "this build has a sanitizer in it"
@@ -90,8 +95,9 @@ build_from() {
 		return 1
 	fi
 	"$compiler" -D_GNU_SOURCE -O2 -Itaskrt/include \
-		-Idsm/include -pthread -o "$tmp/$label" "$source" \
-		"$@" -lm >"$tmp/build.log" 2>&1 && return 0
+		-Idsm/include -pthread -o "$tmp/$label" "${sources[@]}" \
+		"$BUILD/obj/tests/helpers/cases.o" "$@" -lm \
+		>"$tmp/build.log" 2>&1 && return 0
 	fail "$label" "does not build"
 	return 1
 }
