@@ -675,8 +675,8 @@ caught()
 }
 
 static const cases_one cases[] = {
-#define CAUGHT(fn)              \
-	{                       \
+#define CAUGHT(fn)                \
+	{                         \
 #fn, caught < fn> \
 	}
     CAUGHT(lambdas_and_functions_run_as_tasks),

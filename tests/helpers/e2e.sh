@@ -65,7 +65,7 @@ check() {
 cases() {
 	local label=$1 out=$tmp/cases.log status
 	shift
-	LABEL=$label timeout -k 5 150 "$@" 2>&1 | tee "$out" |
+	LABEL=$label timeout -k 5 300 "$@" 2>&1 | tee "$out" |
 		grep -E '^  (ok|FAIL|skip|  )'
 	status=${PIPESTATUS[0]}
 	if [ "$status" -ne 0 ]; then
