@@ -19,6 +19,7 @@
 	X(fault_read_tcp, "a cold 4 KiB page at random, over TCP")        \
 	X(fault_read_verbs, "the same over RDMA")                         \
 	X(scan_tcp, "256 MiB cold, read in order, over TCP")              \
+	X(scan_new_tcp, "the same where the worker never had pages")      \
 	X(scan_verbs, "64 MiB cold, read in order, over RDMA")            \
 	X(commit_dense, "launch to commit of 64 MiB written, over TCP")   \
 	X(commit_sparse, "the same, one word in each of 10,000 pages")    \

@@ -1,7 +1,10 @@
 /*
  * scan_tcp, scan_verbs: one task reads every word of memory that no image has, in
- * order. Timed inside the task. Floor: as many bytes as a raw TCP stream, or by
- * RDMA READs with several in flight.
+ * order: the program has changed all its pages. Timed inside the task. Floor: as many
+ * bytes as a raw TCP stream, or by RDMA READs with several in flight.
+ *
+ * scan_new_tcp: other memory each time, so that the kernel has to make pages for the
+ * image, too, which costs more than to send them.
  */
 #include "bench.h"
 
@@ -50,23 +53,34 @@ make_cold(uint64_t *words, size_t n_words, uint64_t round)
 		words[i] = bench_mix(i + round);
 }
 
+static uint64_t *
+new_words(size_t n_words)
+{
+	uint64_t *words = dsm_aligned_alloc(DSM_PAGE, n_words * sizeof(*words));
+
+	if (words == NULL)
+		bench_die("out of memory");
+	for (size_t i = 0; i < n_words; i++)
+		words[i] = bench_mix(i);
+	return words;
+}
+
 static void
-scan_memory(struct bench_result *r, const struct bench_wire *wire, size_t len)
+scan_memory(struct bench_result *r, const struct bench_wire *wire, size_t len,
+            int new_each_round)
 {
 	double value[ROUNDS], floor_rate[ROUNDS];
 	struct scan s = {.n_words = len / sizeof(uint64_t)};
 	const struct taskrt_task task = {scan, &s};
+	uint64_t *words = NULL;
 
 	bench_cluster_start(1);
 	wire->start();
 	wire->session();
-	uint64_t *words = dsm_aligned_alloc(DSM_PAGE, len);
-	if (words == NULL)
-		bench_die("out of memory");
-	for (size_t i = 0; i < s.n_words; i++)
-		words[i] = bench_mix(i);
-	s.words = words;
 	for (int i = 0; i < ROUNDS; i++) {
+		if (i == 0 || new_each_round)
+			words = new_words(s.n_words);
+		s.words = words;
 		floor_rate[i] = (double)len / wire->stream(len);
 		make_cold(words, s.n_words, (uint64_t)i);
 		bench_ok(taskrt_run(&task, 1, NULL), "the scanning task");
@@ -84,11 +98,17 @@ scan_memory(struct bench_result *r, const struct bench_wire *wire, size_t len)
 void
 bench_scan_tcp(struct bench_result *r)
 {
-	scan_memory(r, &bench_tcp, TCP_BYTES);
+	scan_memory(r, &bench_tcp, TCP_BYTES, 0);
+}
+
+void
+bench_scan_new_tcp(struct bench_result *r)
+{
+	scan_memory(r, &bench_tcp, TCP_BYTES, 1);
 }
 
 void
 bench_scan_verbs(struct bench_result *r)
 {
-	scan_memory(r, &bench_verbs, VERBS_BYTES);
+	scan_memory(r, &bench_verbs, VERBS_BYTES, 0);
 }

@@ -141,6 +141,7 @@ struct wsession {
 	int use_relay;           /* direct connections have failed */
 	struct wlink way;
 	struct dsm_image image;
+	int keeps;         /* the image has had kept pages */
 	unsigned variant;  /* slot program to start */
 	unsigned collided; /* bit: that slot program does not fit */
 
@@ -232,6 +233,10 @@ int slot_is_up(const struct wslot *s);
 /* Up. Sends the session's RUN (when has not got it) and EXEC. */
 void slot_exec(struct wslot *s, const struct wexec *x);
 void slot_send_run(struct wslot *s);
+/* These pages of the heap are dropped but kept: it is to let go of them. */
+void slot_add_stale(struct wslot *s, uint64_t start, uint64_t n_pages);
+/* There is none, or it can tell kept pages. */
+int slot_can_keep(const struct wslot *s);
 
 /* --- dial.c --- */
 

@@ -171,8 +171,38 @@ find_range(const struct wsession *ss, uint64_t addr)
 
 /* --- RUN --- */
 
+/*
+ * Much of the heap at once: likely to be wanted again, and listed in few words for
+ * the slots. Each of them must be able to tell such pages.
+ */
+#define KEEP_MIN 64u /* pages */
+
 static int
-apply_drop(struct wsession *ss, const struct dsm_rec_extent *x)
+may_keep(const struct wsession *ss)
+{
+	for (unsigned i = 0; i < ss->n_slots; i++)
+		if (!slot_can_keep(&ss->slots[i]))
+			return 0;
+	return 1;
+}
+
+static int
+drop_pages(struct wsession *ss, const struct dsm_rec_range *r, uint64_t addr,
+           uint64_t n, int may)
+{
+	uint64_t off = r->image_off + (addr - r->start);
+
+	if (!may || r->kind != DSM_RANGE_HEAP || n < KEEP_MIN)
+		return dsm__image_drop(&ss->image, off, n);
+	dsm__image_keep(&ss->image, off, n);
+	ss->keeps = 1;
+	for (unsigned i = 0; i < ss->n_slots; i++)
+		slot_add_stale(&ss->slots[i], addr, n);
+	return DSM_OK;
+}
+
+static int
+apply_drop(struct wsession *ss, const struct dsm_rec_extent *x, int may)
 {
 	uint64_t addr = x->start, left = x->n_pages;
 
@@ -186,8 +216,7 @@ apply_drop(struct wsession *ss, const struct dsm_rec_extent *x)
 		if (r != NULL) {
 			n = (r->end - addr) >> DSM_PAGE_SHIFT;
 			n = n < left ? n : left;
-			err = dsm__image_drop(
-			    &ss->image, r->image_off + (addr - r->start), n);
+			err = drop_pages(ss, r, addr, n, may);
 			if (err != DSM_OK)
 				return err;
 		}
@@ -249,11 +278,12 @@ apply_image(struct wsession *ss, const struct dsm_msg_run *m)
 {
 	const uint8_t *pages = m->pages.ptr;
 	struct dsm_rec_extent x;
+	int may = may_keep(ss);
 	int err;
 
 	for (uint32_t i = 0; i < m->drops.n; i++) {
 		dsm__unpack_extent(&m->drops, i, &x);
-		err = apply_drop(ss, &x);
+		err = apply_drop(ss, &x, may);
 		if (err != DSM_OK)
 			return err;
 	}

@@ -126,7 +126,40 @@ open_ctl(struct wslot *s)
 	s->ctl->message[0] = '\0';
 	s->ctl->fabric_failed = 0;
 	s->ctl->force_segv = (uint32_t)s->ss->w->p.force_segv;
+	s->ctl->must_keep = (uint32_t)s->ss->keeps;
+	atomic_store(&s->ctl->can_keep, 0);
+	atomic_store(&s->ctl->all_stale, 0);
+	atomic_store(&s->ctl->n_let_go, atomic_load(&s->ctl->n_stale));
 	return DSM_OK;
+}
+
+void
+slot_add_stale(struct wslot *s, uint64_t start, uint64_t n_pages)
+{
+	uint64_t n, room;
+	struct slot_extent *x;
+
+	if (s->state == WSLOT_NONE || s->ctl == NULL)
+		return;
+	n = atomic_load(&s->ctl->n_stale);
+	/* The slot counts: whatever it says, nothing of ours depends on it. */
+	room = SLOT_STALE - (n - atomic_load_explicit(&s->ctl->n_let_go,
+	                                              memory_order_acquire));
+	if (room == 0 || room > SLOT_STALE) {
+		atomic_store(&s->ctl->all_stale, 1);
+		return;
+	}
+	x = &s->ctl->stale[n % SLOT_STALE];
+	atomic_store(&x->start, start);
+	atomic_store(&x->n_pages, n_pages);
+	atomic_store_explicit(&s->ctl->n_stale, n + 1, memory_order_release);
+}
+
+int
+slot_can_keep(const struct wslot *s)
+{
+	return s->state == WSLOT_NONE ||
+	       (s->ctl != NULL && atomic_load(&s->ctl->can_keep) != 0);
 }
 
 void

@@ -98,15 +98,20 @@ dsm__image_claim(struct dsm_image *im, uint64_t off, uint32_t max,
 
 	for (n = 0; n < max; n++) {
 		_Atomic uint32_t *w = dsm__image_state(im, off + n * DSM_PAGE);
-		uint32_t old = DSM_PG_ABSENT;
+		uint32_t old = atomic_load_explicit(w, memory_order_relaxed);
 
 		/* acquire: pairs with publish, for the caller that finds
 		 * PRESENT and goes on to read the page. */
-		if (!atomic_compare_exchange_strong_explicit(
-		        w, &old, DSM_PG_FETCHING | slot << 8,
-		        memory_order_acquire, memory_order_acquire)) {
+		while ((old & DSM_PG_STATE) == DSM_PG_ABSENT &&
+		       !atomic_compare_exchange_weak_explicit(
+		           w, &old,
+		           DSM_PG_FETCHING | (old & DSM_PG_KEPT) | slot << 8,
+		           memory_order_acquire, memory_order_acquire))
+			;
+		if ((old & DSM_PG_STATE) != DSM_PG_ABSENT) {
 			if (n == 0)
-				*state_p = old;
+				*state_p = atomic_load_explicit(
+				    w, memory_order_acquire);
 			break;
 		}
 	}
@@ -121,6 +126,23 @@ set_state(_Atomic uint32_t *w, uint32_t state)
 
 	if (old & DSM_PG_WAITERS)
 		syscall(SYS_futex, w, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* The file has the page of that state. */
+static int
+in_file(uint32_t state)
+{
+	return (state & DSM_PG_STATE) == DSM_PG_PRESENT ||
+	       (state & DSM_PG_KEPT) != 0;
+}
+
+/* ABSENT, as it was before it was claimed. Nobody else moves the state. */
+static void
+set_absent(_Atomic uint32_t *w)
+{
+	uint32_t old = atomic_load_explicit(w, memory_order_relaxed);
+
+	set_state(w, DSM_PG_ABSENT | (old & DSM_PG_KEPT));
 }
 
 int
@@ -162,8 +184,7 @@ void
 dsm__image_abandon(struct dsm_image *im, uint64_t off, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
-		set_state(dsm__image_state(im, off + i * DSM_PAGE),
-		          DSM_PG_ABSENT);
+		set_absent(dsm__image_state(im, off + i * DSM_PAGE));
 }
 
 int
@@ -229,6 +250,17 @@ dsm__image_drop(struct dsm_image *im, uint64_t off, uint64_t n_pages)
 	return DSM_OK;
 }
 
+void
+dsm__image_keep(struct dsm_image *im, uint64_t off, uint64_t n_pages)
+{
+	for (uint64_t i = 0; i < n_pages; i++) {
+		_Atomic uint32_t *w = dsm__image_state(im, off + i * DSM_PAGE);
+		uint32_t old = atomic_load_explicit(w, memory_order_relaxed);
+
+		set_state(w, DSM_PG_ABSENT | (in_file(old) ? DSM_PG_KEPT : 0));
+	}
+}
+
 int
 dsm__image_update(struct dsm_image *im, uint64_t off, const void *page)
 {
@@ -244,6 +276,6 @@ dsm__image_reclaim(struct dsm_image *im, uint64_t off, uint64_t n_pages,
 		uint32_t s = atomic_load_explicit(w, memory_order_relaxed);
 
 		if ((s & DSM_PG_STATE) == DSM_PG_FETCHING && s >> 8 == slot)
-			set_state(w, DSM_PG_ABSENT);
+			set_absent(w);
 	}
 }

@@ -25,6 +25,12 @@
  *
  * Dropping a page punches a hole in the file: it vanishes from every slot's clean
  * mappings at once. Updating writes it in place: every slot sees the new bytes.
+ *
+ * A page may be dropped and yet be *kept*: ABSENT, but the file has its old bytes, and
+ * the next fetch overwrites them, which is much cheaper than making a page. Nothing
+ * vanishes then: only where the slots' mappings tell absent pages that the file has
+ * (userfaultfd's minor mode), and each slot must let go of what it had mapped before
+ * it runs client code again.
  */
 #ifndef DSM_IMAGE_IMAGE_H
 #define DSM_IMAGE_IMAGE_H
@@ -44,6 +50,7 @@
 #define DSM_PG_FETCHING 2u /* | slot << 8 */
 #define DSM_PG_STATE 3u
 #define DSM_PG_WAITERS 4u
+#define DSM_PG_KEPT 8u /* ABSENT or FETCHING, and the file has the page */
 
 struct dsm_image {
 	int pages_fd;             /* const after init */
@@ -91,6 +98,8 @@ uint32_t dsm__image_run_before(struct dsm_image *im, uint64_t off,
 
 /* Worker, no task running: */
 int dsm__image_drop(struct dsm_image *im, uint64_t off, uint64_t n_pages);
+/* The same, but the file's pages are kept for the next fetch. */
+void dsm__image_keep(struct dsm_image *im, uint64_t off, uint64_t n_pages);
 int dsm__image_update(struct dsm_image *im, uint64_t off, const void *page);
 /* Worker: pages [off, +n) that slot had claimed when it died: ABSENT again. */
 void dsm__image_reclaim(struct dsm_image *im, uint64_t off, uint64_t n_pages,

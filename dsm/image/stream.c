@@ -133,6 +133,41 @@ pipe_batch(struct pour *p)
 	return pour_pages(p, (uint32_t)(p->in_pipe / DSM_PAGE));
 }
 
+/* How many pages at the front can be received right into the file. */
+static uint32_t
+kept_run(const struct pour *p)
+{
+	uint32_t n = 0;
+
+	while (n < p->n && n < BATCH &&
+	       (atomic_load_explicit(
+	            dsm__image_state(p->im, p->off + n * DSM_PAGE),
+	            memory_order_relaxed) &
+	        DSM_PG_KEPT))
+		n++;
+	return n;
+}
+
+/* DSM_EINVAL: there is no view of them. */
+static int
+view_pages(struct pour *p, uint32_t k)
+{
+	uint8_t *at = dsm__view_at(&p->st->view, p->im, p->off, k);
+	int err;
+
+	if (at == NULL)
+		return DSM_EINVAL;
+	err = dsm__conn_rest_read(p->c, at, k * DSM_PAGE, p->deadline,
+	                          p->spin_ns);
+	if (err != DSM_OK)
+		return err;
+	dsm__image_present(p->im, p->off, k);
+	p->st->n_viewed += k;
+	p->off += k * DSM_PAGE;
+	p->n -= k;
+	return DSM_OK;
+}
+
 int
 dsm__image_stream(struct dsm_image *im, uint64_t off, uint32_t n,
                   struct dsm_conn *c, struct dsm_stream *st, uint64_t deadline,
@@ -144,7 +179,14 @@ dsm__image_stream(struct dsm_image *im, uint64_t off, uint32_t n,
 
 	while (p.n > 0 && err == DSM_OK) {
 		size_t buffered = dsm__conn_rest_buffered(c);
+		uint32_t kept = p.in_pipe == 0 ? kept_run(&p) : 0;
 
+		if (kept > 0) {
+			err = view_pages(&p, kept);
+			if (err != DSM_EINVAL)
+				continue;
+			err = DSM_OK;
+		}
 		if (piping && buffered == 0) {
 			err = pipe_batch(&p);
 			if (err != DSM_EINVAL)

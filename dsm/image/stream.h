@@ -9,6 +9,10 @@
  * ends in the middle of one. Hence the rule: only whole pages are moved out of the
  * pipe, and only when all their bytes are in it.
  *
+ * Pages that the file has already (kept ones) need no kernel for that: they are
+ * received right into it, through a view. Nobody has them mapped, so nobody sees them
+ * half written.
+ *
  * The pipe holds a bounded number of buffers, each with as many bytes as the network
  * made it: when it is full before a batch is whole, what is whole goes out first.
  */
@@ -17,6 +21,7 @@
 
 #include "../transport/conn.h"
 #include "image.h"
+#include "view.h"
 
 #define DSM_STREAM_COPY 8u /* pages copied at a time where copying it is */
 
@@ -25,6 +30,8 @@ struct dsm_stream {
 	int made;
 	int fds[2];       /* non-blocking, when made */
 	uint64_t n_piped; /* pages that came that way */
+	uint64_t n_viewed;
+	struct dsm_view view;
 	uint8_t buf[DSM_STREAM_COPY * DSM_PAGE];
 };
 

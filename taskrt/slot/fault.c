@@ -163,8 +163,10 @@ page_in(const ucontext_t *uc, struct space_range *r, uint64_t addr, int write)
 	(*(got == FETCH_GOT ? fetched_counter(r, write)
 	                    : present_counter(r, write)))++;
 open:
-	space_open(r, addr);
-	return FAULT_NONE;
+	if (space_open(r, addr) >= 0)
+		return FAULT_NONE;
+	return fail(DSM_FAIL_CRASH, SIGBUS, addr, "cannot map 0x%llx: %s",
+	            (unsigned long long)addr, strerror(errno));
 }
 
 static int

@@ -20,7 +20,7 @@ fetch_init(const struct fetch_params *p)
 	dsm__wbuf_fini(&ft.w);
 	dsm__wbuf_fini(&ft.table);
 	free(ft.advice);
-	ft = (struct fetch){.p = *p};
+	ft = (struct fetch){.p = *p, .stream.view.base = p->view};
 	return DSM_OK;
 }
 

@@ -22,6 +22,7 @@
 
 #include "../../dsm/base/counters.h"
 #include "../../dsm/image/image.h"
+#include "../../dsm/image/view.h"
 #include "../../dsm/transport/conn.h"
 #include "places.h"
 #include "slotctl.h"
@@ -54,6 +55,7 @@ struct fetch_params {
 	uint64_t spin_ns;
 	const struct fetch_direct *direct; /* NULL: messages only */
 	struct places *places;             /* asked, or not */
+	void *view; /* DSM_VIEW_SIZE addresses set aside, or NULL */
 };
 
 /* DSM_EINVAL: the ring is too small. */

@@ -297,6 +297,24 @@ find_task_page(uint64_t addr)
 	writeset_private(PRIVATE_PAGE, addr, addr + sizeof(*sl.page));
 }
 
+/* What the worker has dropped from the image since the last RUN, but kept. */
+static void
+let_go(void)
+{
+	struct slot_ctl *ctl = sl.ctl;
+	uint64_t n = atomic_load_explicit(&ctl->n_stale, memory_order_acquire);
+	uint64_t i = atomic_load(&ctl->n_let_go);
+
+	if (atomic_exchange(&ctl->all_stale, 0))
+		space_let_go(0, UINT64_MAX / DSM_PAGE);
+	for (; i < n; i++) {
+		const struct slot_extent *x = &ctl->stale[i % SLOT_STALE];
+
+		space_let_go(atomic_load(&x->start), atomic_load(&x->n_pages));
+	}
+	atomic_store_explicit(&ctl->n_let_go, n, memory_order_release);
+}
+
 static void
 take_run(const struct dsm_frame *f)
 {
@@ -323,6 +341,7 @@ take_run(const struct dsm_frame *f)
 	if (fetch_set_advice(&m.advice) != DSM_OK)
 		stop(SLOT_EXIT_PROTO, "malformed advice in RUN");
 	space_new_run();
+	let_go();
 	fault_new_run();
 	writeset_new_run(m.run);
 	writeset_private(PRIVATE_TLS, m.tls_start, m.tls_end);
@@ -475,9 +494,12 @@ slot_main(void *arg)
 		ws.stage_fd = SLOT_FD_STAGE;
 	}
 	space.force_segv = (int)sl.ctl->force_segv;
+	space.must_keep = (int)sl.ctl->must_keep;
 	if (space_init(&space, &e) != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "%s", e.text);
+	atomic_store(&sl.ctl->can_keep, (uint32_t)space_can_keep());
 	fetch.image = &sl.image;
+	fetch.view = zone_reserve(DSM_VIEW_SIZE);
 	fetch.data = sl.data;
 	fetch.ctl = sl.ctl;
 	fetch.slot = sl.number;

@@ -51,6 +51,12 @@ enum slot_state {
 	SLOT_PACKING, /* diff, send */
 };
 
+/* Pages of the heap, by address. */
+struct slot_extent {
+	_Atomic uint64_t start, n_pages;
+};
+#define SLOT_STALE 64u
+
 struct slot_ctl {
 	_Atomic uint32_t state;    /* enum slot_state */
 	_Atomic uint32_t fetching; /* 1 while claim_off/claim_n are claimed */
@@ -67,6 +73,19 @@ struct slot_ctl {
 	uint32_t force_segv;
 	/* SLOT_EXIT_DATA: what failed is the queue pair, perhaps not the client */
 	uint32_t fabric_failed;
+	/*
+	 * Kept pages (image.h). Slot, at its start: it can tell them. Worker, before
+	 * the start: there may be some, so the slot must be able to.
+	 */
+	_Atomic uint32_t can_keep;
+	uint32_t must_keep;
+	/*
+	 * What the slot is to let go of at its next RUN: a ring, filled by the worker
+	 * while no slot of the session has an EXEC. No room: all of the heap.
+	 */
+	_Atomic uint32_t all_stale;
+	_Atomic uint64_t n_stale, n_let_go; /* ever put in, ever let go of */
+	struct slot_extent stale[SLOT_STALE];
 	char message[256]; /* why it ended */
 };
 

@@ -25,6 +25,9 @@
 #define OPEN_LIMIT 24000u
 /* segv: pages opened with one mprotect when they are there. */
 #define OPEN_RUN 64u
+/* minor: pages mapped at a fault when they are there, before and behind. */
+#define MAP_BEFORE 16u
+#define MAP_BEHIND 64u
 /* Tasks in a row that must leave an armed block alone before it is closed. */
 #define IDLE_LIMIT 2u
 
@@ -37,7 +40,8 @@ struct block {
 static struct {
 	struct dsm_image *image;
 	int heap_fd;
-	int uffd; /* -1: segv back-end */
+	int uffd;  /* -1: segv back-end */
+	int minor; /* uffd: of the heap, pages in the file raise SIGBUS too */
 	struct dsm_pagemap pagemap;
 	struct space_range *ranges; /* ascending */
 	size_t n_ranges;
@@ -49,11 +53,11 @@ static struct {
 } sp;
 
 static int
-open_uffd(void)
+open_uffd_with(uint64_t features)
 {
 	struct uffdio_api api = {
 	    .api = UFFD_API,
-	    .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MISSING_SHMEM,
+	    .features = UFFD_FEATURE_SIGBUS | features,
 	};
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
 
@@ -66,6 +70,17 @@ open_uffd(void)
 	return fd;
 }
 
+/* Minor mode: Linux 5.14. */
+static void
+open_uffd(int must_keep)
+{
+	sp.uffd = open_uffd_with(UFFD_FEATURE_MISSING_SHMEM |
+	                         UFFD_FEATURE_MINOR_SHMEM);
+	sp.minor = sp.uffd >= 0;
+	if (!sp.minor && !must_keep)
+		sp.uffd = open_uffd_with(UFFD_FEATURE_MISSING_SHMEM);
+}
+
 int
 space_init(const struct space_params *p, struct dsm_error *e)
 {
@@ -73,7 +88,9 @@ space_init(const struct space_params *p, struct dsm_error *e)
 
 	sp.image = p->image;
 	sp.heap_fd = p->heap_fd;
-	sp.uffd = p->force_segv ? -1 : open_uffd();
+	sp.uffd = -1;
+	if (!p->force_segv)
+		open_uffd(p->must_keep);
 	err = dsm__pagemap_init(&sp.pagemap, 1);
 	if (err != DSM_OK)
 		return dsm__fail(e, err, "cannot open /proc/self/pagemap: %s",
@@ -88,6 +105,13 @@ const char *
 space_backend(void)
 {
 	return sp.uffd >= 0 ? "uffd" : "segv";
+}
+
+int
+space_can_keep(void)
+{
+	/* segv: a page is opened only when its state says that it is there. */
+	return sp.minor || sp.uffd < 0;
 }
 
 static int
@@ -126,6 +150,9 @@ map_piece(const struct space_range *r, uint64_t lo, uint64_t hi,
 		    .range = {lo, hi - lo},
 		    .mode = UFFDIO_REGISTER_MODE_MISSING,
 		};
+
+		if (sp.minor && r->r.kind == DSM_RANGE_HEAP)
+			reg.mode |= UFFDIO_REGISTER_MODE_MINOR;
 
 		if (ioctl(sp.uffd, UFFDIO_REGISTER, &reg) != 0)
 			return dsm__fail(
@@ -513,12 +540,83 @@ open_run(struct space_range *r, uint64_t addr, int prot, uint64_t max)
 	return 1;
 }
 
+static int
+is_present(const struct space_range *r, uint64_t addr)
+{
+	uint64_t off = r->r.image_off + (addr - r->r.start);
+
+	return (atomic_load_explicit(dsm__image_state(sp.image, off),
+	                             memory_order_acquire) &
+	        DSM_PG_STATE) == DSM_PG_PRESENT;
+}
+
+/* Map [lo, hi) of the image up to the first page that is mapped already, or not in
+ * the file. Returns where that is. */
+static uint64_t
+map_run(uint64_t lo, uint64_t hi)
+{
+	while (lo < hi) {
+		struct uffdio_continue c = {.range = {lo, hi - lo}};
+
+		if (ioctl(sp.uffd, UFFDIO_CONTINUE, &c) == 0)
+			return hi;
+		if (c.mapped > 0)
+			lo += (uint64_t)c.mapped;
+		else if (errno != EAGAIN)
+			return lo;
+	}
+	return hi;
+}
+
+/* minor: the page, and those around it that are there. One call serves one of the
+ * kernel's mappings, and an armed block is one. */
+static int
+map_present(const struct space_range *r, uint64_t addr)
+{
+	uint64_t first = addr & ~(ARM_BLOCK - 1), end = first + ARM_BLOCK;
+	uint64_t lo = addr, hi = addr + DSM_PAGE;
+
+	if (first < r->r.start)
+		first = r->r.start;
+	if (end > r->r.end)
+		end = r->r.end;
+	while (lo > first && addr - lo < MAP_BEFORE * DSM_PAGE &&
+	       is_present(r, lo - DSM_PAGE))
+		lo -= DSM_PAGE;
+	while (hi < end && hi - addr < MAP_BEHIND * DSM_PAGE &&
+	       is_present(r, hi))
+		hi += DSM_PAGE;
+	if (map_run(lo, hi) > addr || map_run(addr, hi) > addr ||
+	    map_run(addr, addr + DSM_PAGE) > addr)
+		return 1;
+	/* Mapped by now, or dropped: the access will show. */
+	return errno == EEXIST || errno == EFAULT ? 1 : -1;
+}
+
+void
+space_let_go(uint64_t start, uint64_t n_pages)
+{
+	uint64_t end = start + n_pages * DSM_PAGE;
+
+	for (size_t i = 0; i < sp.n_ranges && sp.minor; i++) {
+		const struct dsm_rec_range *r = &sp.ranges[i].r;
+		uint64_t lo = start > r->start ? start : r->start;
+		uint64_t hi = end < r->end ? end : r->end;
+
+		if (r->kind == DSM_RANGE_HEAP && !sp.ranges[i].present &&
+		    lo < hi && !(sp.own_page >= lo && sp.own_page < hi))
+			madvise((void *)lo, hi - lo, MADV_DONTNEED);
+	}
+}
+
 int
 space_open(struct space_range *r, uint64_t addr)
 {
 	struct block *b;
 
 	addr = dsm__page_down(addr);
+	if (sp.minor && r->r.kind == DSM_RANGE_HEAP && !r->present)
+		return map_present(r, addr);
 	if (sp.uffd >= 0 || r->present)
 		return 1;
 	/* In a block that is armed a neighbour may be open for writing, with a

@@ -7,6 +7,10 @@
  * PROT_NONE and pages opened one run at a time (doc/ARCHITECTURE.md). Embedded,
  * the heap range is the client's own memfd: every page is there.
  *
+ * uffd, in minor mode where the kernel has it: pages of the heap that the image's file
+ * has and that this process has not mapped raise SIGBUS as well, so the file may have
+ * old bytes of absent pages (image.h). space_open maps what is PRESENT.
+ *
  * A block (DSM_ARM_BLOCK bytes, clipped to its range) is
  *   closed  no page of it can be written
  *   armed   writes go to private pages without a signal (segv: one signal a
@@ -36,10 +40,13 @@ struct space_params {
 	struct dsm_image *image;
 	int heap_fd; /* embedded: the heap's memfd, else -1 */
 	int force_segv;
+	int must_keep; /* absent pages may be in the file */
 };
 
 int space_init(const struct space_params *p, struct dsm_error *e);
 const char *space_backend(void); /* "uffd" or "segv" */
+/* Absent pages of the heap may be in the image's file. */
+int space_can_keep(void);
 
 /*
  * Take a new table: unmap what is gone, map what is new. In the middle of a task
@@ -54,8 +61,10 @@ uint64_t space_heap_size(void);
 
 /* Image bytes may have changed behind closed pages: segv closes everything. */
 void space_new_run(void);
+/* Between tasks: what is in the image of these pages of the heap will change. */
+void space_let_go(uint64_t start, uint64_t n_pages);
 /* The page is in the image: make it accessible. Returns 1 when the access can
- * be tried again, 0 when the page was open already. */
+ * be tried again, 0 when the page was open already; -1: impossible, errno says why. */
 int space_open(struct space_range *r, uint64_t addr);
 /* First write to a block. 0 when it was armed already and the page open. */
 int space_arm(struct space_range *r, uint64_t addr);

@@ -135,6 +135,46 @@ test_dropped_page_is_absent_and_leaves_a_hole(void)
 	dsm__image_fini(&im);
 }
 
+static uint32_t
+state_of(uint64_t off)
+{
+	return atomic_load(dsm__image_state(&im, off));
+}
+
+static void
+test_kept_page_is_absent_but_its_bytes_stay_until_it_is_published(void)
+{
+	static uint8_t pages[4 * DSM_PAGE];
+	uint32_t state;
+
+	open_image();
+	fill(pages, 4, 1);
+	MUST_BE(dsm__image_claim(&im, 0, 4, 1, &state), 4);
+	MUST_OK(dsm__image_publish(&im, 0, 4, pages));
+	dsm__image_keep(&im, DSM_PAGE, 5);
+	MUST_BE(state_of(0), DSM_PG_PRESENT);
+	MUST_BE(state_of(DSM_PAGE), DSM_PG_ABSENT | DSM_PG_KEPT);
+	/* Never there: nothing to keep. */
+	MUST_BE(state_of(4 * DSM_PAGE), DSM_PG_ABSENT);
+	MUST_BE(first_byte(2 * DSM_PAGE), 3);
+	/* A claim, whatever becomes of it, does not forget that. */
+	MUST_BE(dsm__image_claim(&im, DSM_PAGE, 9, 6, &state), 9);
+	MUST_BE(state_of(DSM_PAGE), DSM_PG_FETCHING | DSM_PG_KEPT | 6 << 8);
+	dsm__image_abandon(&im, DSM_PAGE, 1);
+	MUST_BE(state_of(DSM_PAGE), DSM_PG_ABSENT | DSM_PG_KEPT);
+	dsm__image_reclaim(&im, 0, 20, 6);
+	MUST_BE(state_of(2 * DSM_PAGE), DSM_PG_ABSENT | DSM_PG_KEPT);
+	MUST_BE(state_of(4 * DSM_PAGE), DSM_PG_ABSENT);
+	dsm__image_keep(&im, DSM_PAGE, 2);
+	MUST_BE(dsm__image_claim(&im, DSM_PAGE, 1, 6, &state), 1);
+	MUST_OK(dsm__image_publish(&im, DSM_PAGE, 1, pages));
+	MUST_BE(state_of(DSM_PAGE), DSM_PG_PRESENT);
+	MUST_OK(dsm__image_drop(&im, 2 * DSM_PAGE, 2));
+	MUST_BE(state_of(2 * DSM_PAGE), DSM_PG_ABSENT);
+	MUST_BE(lseek(im.pages_fd, 2 * DSM_PAGE, SEEK_DATA), -1);
+	dsm__image_fini(&im);
+}
+
 static void
 test_updated_page_is_present_with_new_bytes(void)
 {
@@ -230,6 +270,7 @@ SUITE(dsm_image_image, "dsm.image",
       T(test_abandoned_pages_can_be_claimed_again),
       T(test_run_before_counts_present_pages_up_to_a_gap),
       T(test_dropped_page_is_absent_and_leaves_a_hole),
+      T(test_kept_page_is_absent_but_its_bytes_stay_until_it_is_published),
       T(test_updated_page_is_present_with_new_bytes),
       T(test_reclaim_frees_only_claims_of_that_slot),
       T(test_wait_for_a_page_nobody_brings_times_out),

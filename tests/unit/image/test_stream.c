@@ -29,7 +29,9 @@ static struct {
 	size_t frame_len;
 	size_t send_len; /* of it, then the socket is closed */
 	unsigned seed;   /* 0: in one go */
+	uint64_t off;    /* of the pages in the image */
 	pthread_t sender, watcher;
+	int watched;
 	atomic_int over;
 	atomic_uint torn, seen;
 } rg;
@@ -111,8 +113,20 @@ make_pair(const struct dsm_conn_ops *ops)
 	rg.out = fds[1];
 }
 
+/* Pages that the file has, with other bytes. */
 static void
-begin(const struct dsm_conn_ops *ops, unsigned seed, size_t n_sent)
+keep_pages(uint64_t off, uint32_t n)
+{
+	static const uint8_t old[DSM_PAGE] = {99};
+
+	for (uint32_t i = 0; i < n; i++)
+		MUST_OK(dsm__image_update(&rg.image, off + i * DSM_PAGE, old));
+	dsm__image_keep(&rg.image, off, n);
+}
+
+static void
+begin_kept(const struct dsm_conn_ops *ops, unsigned seed, size_t n_sent,
+           uint64_t off, uint32_t n_kept)
 {
 	struct dsm_error e;
 	uint32_t state;
@@ -130,10 +144,22 @@ begin(const struct dsm_conn_ops *ops, unsigned seed, size_t n_sent)
 	rg.frame[4] = 7; /* type */
 	rg.frame[6] = DSM_VERSION;
 	MUST_OK(dsm__image_create(&rg.image, &e));
-	MUST_BE(dsm__image_claim(&rg.image, OFF, PAGES, 1, &state), PAGES);
+	rg.off = off;
+	keep_pages(off, n_kept);
+	MUST_BE(dsm__image_claim(&rg.image, off, PAGES, 1, &state), PAGES);
 	make_pair(ops);
-	MUST_BE(pthread_create(&rg.watcher, NULL, watcher_main, NULL), 0);
+	/* Of kept pages the file has old bytes, which nobody has mapped. */
+	rg.watched = n_kept == 0;
+	if (rg.watched)
+		MUST_BE(pthread_create(&rg.watcher, NULL, watcher_main, NULL),
+		        0);
 	MUST_BE(pthread_create(&rg.sender, NULL, sender_main, NULL), 0);
+}
+
+static void
+begin(const struct dsm_conn_ops *ops, unsigned seed, size_t n_sent)
+{
+	begin_kept(ops, seed, n_sent, OFF, 0);
 }
 
 static void
@@ -142,7 +168,8 @@ end(void)
 	atomic_store(&rg.over, 1);
 	dsm__conn_close(rg.in);
 	pthread_join(rg.sender, NULL);
-	pthread_join(rg.watcher, NULL);
+	if (rg.watched)
+		pthread_join(rg.watcher, NULL);
 	MUST_BE(atomic_load(&rg.torn), 0);
 	dsm__stream_fini(&rg.stream);
 	dsm__image_fini(&rg.image);
@@ -160,8 +187,9 @@ take(uint32_t step, int *err_p)
 	while (*err_p == DSM_OK && done < PAGES) {
 		uint32_t n = PAGES - done < step ? PAGES - done : step;
 
-		*err_p = dsm__image_stream(&rg.image, OFF + done * DSM_PAGE, n,
-		                           rg.in, &rg.stream, PATIENCE, 1000);
+		*err_p =
+		    dsm__image_stream(&rg.image, rg.off + done * DSM_PAGE, n,
+		                      rg.in, &rg.stream, PATIENCE, 1000);
 		if (*err_p == DSM_OK)
 			done += n;
 	}
@@ -175,10 +203,10 @@ must_have_all(void)
 
 	for (uint32_t i = 0; i < PAGES; i++) {
 		MUST_BE(atomic_load(
-		            dsm__image_state(&rg.image, OFF + i * DSM_PAGE)),
+		            dsm__image_state(&rg.image, rg.off + i * DSM_PAGE)),
 		        DSM_PG_PRESENT);
 		MUST_BE(pread(rg.image.pages_fd, got, DSM_PAGE,
-		              (off_t)(OFF + i * DSM_PAGE)),
+		              (off_t)(rg.off + i * DSM_PAGE)),
 		        DSM_PAGE);
 		MUST(memcmp(got, page_of_frame(i), DSM_PAGE) == 0);
 	}
@@ -259,9 +287,71 @@ test_a_stream_that_ends_early_leaves_whole_pages_only(void)
 	}
 }
 
+static void *
+view_room(void)
+{
+	void *p = mmap(NULL, DSM_VIEW_SIZE, PROT_NONE,
+	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	MUST(p != MAP_FAILED);
+	return p;
+}
+
+static void
+test_kept_pages_are_received_right_into_the_file(void)
+{
+	void *room = view_room();
+	int err;
+
+	for (unsigned seed = 0; seed <= 5; seed++) {
+		begin_kept(&dsm__tcp_ops, seed, 0, OFF, PAGES);
+		rg.stream.view.base = room;
+		MUST_BE(take(64, &err), PAGES);
+		must_have_all();
+		MUST_BE(rg.stream.n_viewed, PAGES);
+		MUST_BE(rg.stream.n_piped, 0);
+		end();
+	}
+	munmap(room, DSM_VIEW_SIZE);
+}
+
+static void
+test_kept_pages_and_others_may_follow_each_other(void)
+{
+	void *room = view_room();
+	int err;
+
+	for (unsigned seed = 1; seed <= 5; seed++) {
+		/* Also: a step that lies in two pieces of the view. */
+		begin_kept(&dsm__tcp_ops, seed, 0,
+		           7 * DSM_VIEW_PIECE - 70 * DSM_PAGE, 200);
+		rg.stream.view.base = room;
+		MUST_BE(take(48, &err), PAGES);
+		must_have_all();
+		MUST(rg.stream.n_viewed > 100 && rg.stream.n_viewed < 200);
+		end();
+	}
+	munmap(room, DSM_VIEW_SIZE);
+}
+
+static void
+test_kept_pages_do_without_a_view(void)
+{
+	int err;
+
+	begin_kept(&dsm__tcp_ops, 3, 0, OFF, PAGES);
+	MUST_BE(take(64, &err), PAGES);
+	must_have_all();
+	MUST_BE(rg.stream.n_viewed, 0);
+	end();
+}
+
 SUITE(dsm_image_stream, "dsm.image.stream",
       T(test_pages_arrive_whole_however_the_stream_is_cut),
       T(test_most_pages_of_a_tcp_stream_are_not_copied_here),
       T(test_pages_come_from_connections_that_cannot_use_a_pipe),
       T(test_a_small_pipe_does),
-      T(test_a_stream_that_ends_early_leaves_whole_pages_only));
+      T(test_a_stream_that_ends_early_leaves_whole_pages_only),
+      T(test_kept_pages_are_received_right_into_the_file),
+      T(test_kept_pages_and_others_may_follow_each_other),
+      T(test_kept_pages_do_without_a_view));
