@@ -3,6 +3,7 @@
 
 #include <elf.h>
 #include <stdio.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -172,22 +173,57 @@ start_ready(struct worker *w)
 			slot_spawn(&ss->slots[i]);
 }
 
-/* The keeper's end is the slots' end too: nobody is left to reap. */
+static void on_replies(void *arg);
+
+static int
+start_spawner(struct worker *w, struct dsm_error *e)
+{
+	struct spawner *sp;
+	struct wpoll *poll;
+	int err = spawner_create(&sp, e);
+
+	if (err != DSM_OK)
+		return err;
+	err = wpoll_open(w->loop, spawner_fd(sp), UV_READABLE, on_replies, w,
+	                 &poll);
+	if (err != DSM_OK) {
+		spawner_destroy(sp);
+		return dsm__fail(e, err,
+		                 "cannot watch the process that starts slots");
+	}
+	w->spawner = sp;
+	w->spawner_poll = poll;
+	return DSM_OK;
+}
+
+/*
+ * Nobody is left to reap the slots, and one that was just being started is known to
+ * nobody: it may still write into its session's image. So no session goes on with
+ * the image that it has: the link to the coordinator is given up, whose tasks go
+ * elsewhere, and a new one begins with a new keeper.
+ */
 static void
 keeper_lost(struct worker *w)
 {
-	struct wsession *ss, *next;
+	static const char why[] = "the process that starts slots was lost";
+	struct spawner *old = w->spawner;
+	struct dsm_error e = {0};
+	struct wsession *ss;
 
-	log_error("the process that starts slots was lost");
 	wpoll_close(w->spawner_poll);
 	w->spawner_poll = NULL;
-	for (ss = LIST_FIRST(&w->sessions); ss != NULL; ss = next) {
-		next = LIST_NEXT(ss, link);
-		session_unfit(ss, "the process that starts slots was lost");
-		for (unsigned i = 0; i < ss->n_slots; i++)
-			slot_clear(&ss->slots[i]);
-		session_settle(ss);
+	LIST_FOREACH(ss, &w->sessions, link)
+	for (unsigned i = 0; i < ss->n_slots; i++) {
+		if (ss->slots[i].pidfd >= 0)
+			spawn_kill(ss->slots[i].pidfd, SIGKILL);
+		slot_clear(&ss->slots[i]);
 	}
+	/* With the old one every start fails, and says so. */
+	if (start_spawner(w, &e) == DSM_OK)
+		spawner_destroy(old);
+	else
+		log_error("%s", e.text);
+	w->p.up->close(w->p.up, why);
 }
 
 static void
@@ -360,22 +396,13 @@ worker_create(struct dsm_loop *loop, const struct worker_params *p,
 	LIST_INIT(&w->sessions);
 	if (gethostname(w->host, sizeof(w->host) - 1) != 0)
 		snprintf(w->host, sizeof(w->host), "?");
-	err = spawner_create(&w->spawner, e);
-	if (err != DSM_OK)
-		goto free_worker;
-	err = wpoll_open(loop, spawner_fd(w->spawner), UV_READABLE, on_replies,
-	                 w, &w->spawner_poll);
+	err = start_spawner(w, e);
 	if (err != DSM_OK) {
-		dsm__fail(e, err, "cannot watch the process that starts slots");
-		goto destroy_spawner;
+		free(w);
+		return err;
 	}
 	*w_p = w;
 	return DSM_OK;
-destroy_spawner:
-	spawner_destroy(w->spawner);
-free_worker:
-	free(w);
-	return err;
 }
 
 void

@@ -182,7 +182,8 @@ queue_send(struct coord_link *l, unsigned type, const struct iovec *iov,
 	put(q->owner, q->target, type, iov, n_iov);
 }
 
-/* Neither core has a reason to give up the other: something is wrong. */
+/* The worker gives up when it cannot start slots any more. Of the others none has a
+ * reason to: something is wrong. */
 static void
 queue_close(struct coord_link *l, const char *reason)
 {
@@ -190,9 +191,15 @@ queue_close(struct coord_link *l, const char *reason)
 	    (struct queue_link *)((char *)l -
 	                          offsetof(struct queue_link, link));
 
-	taskrt__session_lose(q->owner->session, DSM_EPROTO,
-	                     "the embedded coordinator gave up: %s",
-	                     reason != NULL ? reason : "no reason given");
+	if (reason == NULL)
+		reason = "no reason given";
+	if (q->target == TO_COORD_WORKER)
+		taskrt__session_lose(q->owner->session, DSM_ECONN,
+		                     "tasks cannot go on here: %s", reason);
+	else
+		taskrt__session_lose(q->owner->session, DSM_EPROTO,
+		                     "the embedded coordinator gave up: %s",
+		                     reason);
 }
 
 static void

@@ -920,6 +920,58 @@ test_a_lost_coordinator_ends_all_sessions(void)
 	rig_fini(&r);
 }
 
+/* Of this thread's children the one that starts slots. */
+static pid_t
+find_keeper(void)
+{
+	char path[64], name[32];
+	int pid, found = 0;
+	FILE *f, *comm;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/children", gettid());
+	f = fopen(path, "re");
+	MUST(f != NULL);
+	while (fscanf(f, "%d", &pid) == 1) {
+		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+		comm = fopen(path, "re");
+		MUST(comm != NULL);
+		if (fscanf(comm, "%31s", name) == 1 &&
+		    strcmp(name, "taskrt-keeper") == 0)
+			found = pid;
+		fclose(comm);
+	}
+	fclose(f);
+	return found;
+}
+
+static int
+is_closed(void *arg)
+{
+	const struct rig *r = arg;
+
+	return r->closed;
+}
+
+static void
+test_a_lost_keeper_ends_the_link_and_is_replaced(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_HANG);
+	MUST(find_keeper() > 0);
+	kill(find_keeper(), SIGKILL);
+	MUST_OK(
+	    dsm__loop_drive(r.loop, is_closed, &r, dsm__deadline_ms(20000)));
+	/* What the link's owner does, who then joins again. */
+	worker_up_lost(r.w);
+	MUST_OK(dsm__loop_drive(r.loop, session_is_gone, &r,
+	                        dsm__deadline_ms(20000)));
+	open_session(&r, "");
+	wait_until_up(&r);
+	rig_fini(&r);
+}
+
 static void
 test_a_session_may_end_while_its_slots_start(void)
 {
@@ -1519,6 +1571,7 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_an_exec_for_an_unknown_session_is_returned),
       T(test_the_end_of_a_session_ends_its_slots),
       T(test_a_lost_coordinator_ends_all_sessions),
+      T(test_a_lost_keeper_ends_the_link_and_is_replaced),
       T(test_a_session_may_end_while_its_slots_start),
       T(test_destroy_ends_busy_slots_soon),
       T(test_more_slots_than_starts_in_flight_all_start),
