@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <malloc.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -376,6 +377,22 @@ prepare_run(void)
 
 /* --- start and loop --- */
 
+/*
+ * Sleep until the worker says something. The data link is watched, too: what was sent
+ * over it may not have arrived, and somebody waits for that. Only its end counts:
+ * whatever else comes is read in time. (Over verbs, too: the socket is still there
+ * for this.) Workers and clients that are alive may be silent for any time.
+ */
+static void
+sleep_for_work(void)
+{
+	struct pollfd p[2] = {{dsm__conn_fd(sl.control), POLLIN, 0},
+	                      {SLOT_FD_DATA, POLLRDHUP, 0}};
+
+	if (poll(p, 2, -1) > 0 && p[1].revents != 0)
+		stop_lost("the connection was closed");
+}
+
 static void
 serve(void)
 {
@@ -384,14 +401,14 @@ serve(void)
 	for (;;) {
 		struct dsm_frame f;
 		struct dsm_msg_exec x;
-		/* A worker is never silent for a day while it lives: its end
-		 * closes the stream. */
 		int err =
-		    dsm__conn_recv_wait(sl.control, dsm__deadline_ms(86400000),
+		    dsm__conn_recv_wait(sl.control, dsm__now() + SPIN_WORK_NS,
 		                        SPIN_WORK_NS, &f, NULL);
 
-		if (err == DSM_ETIMEDOUT)
+		if (err == DSM_ETIMEDOUT) {
+			sleep_for_work();
 			continue;
+		}
 		if (err == DSM_ECONN)
 			stop(SLOT_EXIT_OK, NULL);
 		if (err != DSM_OK)

@@ -110,6 +110,8 @@ check "a wrong session key is refused" eval \
 printf 'GET / HTTP/1.0\r\n\r\n' >"/dev/tcp/${addr%:*}/${addr##*:}"
 check "it lives on after nonsense" joined 2 5
 
+check "an idle slot whose link to the program ends is replaced" \
+	"$peer" client "$addr"
 start fake "$peer" coordinator 99
 fake=$pid
 soon 10 test -s "$tmp/fake.log"

@@ -3,6 +3,9 @@
  *
  *   peer hello ADDR VERSION ROLE   say HELLO, print the answer
  *   peer coordinator VERSION       print the port, answer one HELLO with WELCOME
+ *   peer client ADDR               a program with a data listener, which closes the
+ *                                  link of a slot that has nothing to do; the slot
+ *                                  must come again
  *   peer relay ADDR PID            client and slot at once, over the relay of the
  *                                  coordinator ADDR, whose process is PID and
  *                                  which has no workers (they would use it too)
@@ -33,6 +36,7 @@
 	} while (0)
 
 static uint8_t body[FRAME];
+static const char *own_addr = ""; /* for HELLO */
 
 static struct dsm_conn *
 dial(const char *addr)
@@ -65,6 +69,7 @@ send_hello(struct dsm_conn *conn, unsigned version, unsigned role,
 	    .session = session,
 	    .key = {key, key != NULL ? DSM_KEY_LEN : 0},
 	    .name = dsm__str("peer"),
+	    .addr = dsm__str(own_addr),
 	};
 	struct dsm_wbuf w = {0};
 
@@ -121,21 +126,58 @@ hello(const char *addr, unsigned version, unsigned role)
 	return 0;
 }
 
+/* The next one to connect. */
+static struct dsm_conn *
+await(int listener)
+{
+	uint64_t deadline = dsm__deadline_ms(WAIT_MS);
+	struct dsm_conn *conn;
+	int fd;
+
+	while (dsm__tcp_accept(listener, &fd) == DSM_EAGAIN) {
+		MUST(dsm__now() < deadline);
+		usleep(1000);
+	}
+	MUST(dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn) ==
+	     DSM_OK);
+	return conn;
+}
+
+static int
+client(const char *addr)
+{
+	char own[DSM_ADDR_MAX];
+	struct dsm_conn *conn, *slot;
+	int listener;
+
+	MUST(dsm__tcp_listen(":0", own, &listener, NULL) == DSM_OK);
+	own_addr = own;
+	conn = dial(addr);
+	send_hello(conn, DSM_VERSION, DSM_ROLE_CLIENT, 0, NULL, 0);
+	MUST(next_frame(conn).type == DSM_MSG_WELCOME);
+	for (int i = 0; i < 3; i++) {
+		slot = await(listener);
+		MUST(next_frame(slot).type == DSM_MSG_HELLO);
+		send_welcome(slot, DSM_VERSION);
+		dsm__conn_close(slot);
+	}
+	dsm__conn_close(conn);
+	close(listener);
+	return 0;
+}
+
 static int
 coordinator(unsigned version)
 {
 	char addr[DSM_ADDR_MAX];
 	struct dsm_conn *conn;
 	struct dsm_frame f;
-	int listener, fd;
+	int listener;
 
 	MUST(dsm__tcp_listen(":0", addr, &listener, NULL) == DSM_OK);
 	printf("%s\n", strrchr(addr, ':') + 1);
 	fflush(stdout);
-	while (dsm__tcp_accept(listener, &fd) == DSM_EAGAIN)
-		usleep(1000);
-	MUST(dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn) ==
-	     DSM_OK);
+	conn = await(listener);
 	MUST(next_frame(conn).type == DSM_MSG_HELLO);
 	send_welcome(conn, version);
 	/* Until it has understood and left. */
@@ -271,8 +313,10 @@ main(int argc, char **argv)
 		             (unsigned)atoi(argv[4]));
 	if (argc == 3 && strcmp(argv[1], "coordinator") == 0)
 		return coordinator((unsigned)atoi(argv[2]));
+	if (argc == 3 && strcmp(argv[1], "client") == 0)
+		return client(argv[2]);
 	if (argc == 4 && strcmp(argv[1], "relay") == 0)
 		return relay(argv[2], argv[3]);
-	fprintf(stderr, "usage: peer hello|coordinator|relay …\n");
+	fprintf(stderr, "usage: peer hello|coordinator|client|relay …\n");
 	return 2;
 }
