@@ -698,18 +698,20 @@ settle_execs(struct wslot *s, const struct fate *f)
 	s->n_out = 0;
 }
 
-/* Write sets that may not have reached the client. One that has ended orderly has
- * sent them; for those that have arrived the coordinator ignores this. */
+/* Write sets that may not have reached the client; for those that have arrived the
+ * coordinator ignores this. Of one that has ended orderly they are sent, but that is
+ * all that is known: nobody is there any more to see that the link broke. */
 static void
 return_written(struct wslot *s, int status, const char *reason)
 {
 	struct wsession *ss = s->ss;
 	uint64_t attempt;
 
-	if (s->kill_why == KILL_CANCEL || s->kill_why == KILL_CLOSING ||
-	    (WIFEXITED(status) && (WEXITSTATUS(status) == SLOT_EXIT_CRASHED ||
-	                           WEXITSTATUS(status) == SLOT_EXIT_OK)))
+	if (s->kill_why == KILL_CANCEL || s->kill_why == KILL_CLOSING)
 		return;
+	if (WIFEXITED(status) && (WEXITSTATUS(status) == SLOT_EXIT_CRASHED ||
+	                          WEXITSTATUS(status) == SLOT_EXIT_OK))
+		reason = ""; /* no task is to blame */
 	for (size_t at = 0; at < s->wrote.len; at += sizeof(attempt)) {
 		memcpy(&attempt, s->wrote.ptr + at, sizeof(attempt));
 		worker_send_returned(ss->w, ss->id, ss->run, attempt, reason);
@@ -766,7 +768,12 @@ slot_ended(struct wslot *s, int status)
 		session_unfit(ss, f.text);
 	else if (WIFEXITED(status) && WEXITSTATUS(status) == SLOT_EXIT_COLLIDES)
 		collided(s, f.text);
-	if (ss->state == WSESSION_OPEN)
+	/* Without its client an idle slot ends. That may be the program's end, of
+	 * which the coordinator will tell us soon. */
+	if (ss->state == WSESSION_OPEN && !f.begun && WIFEXITED(status) &&
+	    WEXITSTATUS(status) == SLOT_EXIT_DATA)
+		retry_later(s);
+	else if (ss->state == WSESSION_OPEN)
 		slot_start(s);
 	session_settle(ss);
 }

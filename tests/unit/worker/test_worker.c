@@ -610,6 +610,24 @@ test_a_lost_data_link_returns_what_may_not_have_arrived(void)
 	rig_fini(&r);
 }
 
+/* The link may break when nobody is there any more to see it. */
+static void
+test_a_crash_returns_what_may_not_have_arrived_and_blames_no_task(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, 1); /* odd: wrote something */
+	nth(&r, 1);
+	exec(&r, 2, FAKE_CRASH);
+	nth(&r, 3);
+	MUST_BE(r.events[1].type, DSM_MSG_DONE);
+	MUST_BE(r.events[2].type, DSM_MSG_RETURNED);
+	MUST_BE(r.events[2].attempt, 1);
+	MUST(r.events[2].text[0] == '\0');
+	rig_fini(&r);
+}
+
 /* Again and again: the machine's memory may be short for one task only. */
 static void
 test_a_task_that_finds_no_room_is_returned_and_the_worker_stays(void)
@@ -1556,6 +1574,7 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_a_sigkill_from_elsewhere_returns_the_task),
       T(test_a_second_exec_survives_the_slot_that_died_of_the_first),
       T(test_a_lost_data_link_returns_what_may_not_have_arrived),
+      T(test_a_crash_returns_what_may_not_have_arrived_and_blames_no_task),
       T(test_a_task_that_finds_no_room_is_returned_and_the_worker_stays),
       T(test_pages_that_a_dead_slot_had_claimed_are_free_again),
       T(test_a_task_that_runs_too_long_is_killed_and_named),
