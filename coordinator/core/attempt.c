@@ -294,6 +294,8 @@ coord__run_done(struct coord *k, struct worker_peer *w,
 		coord__done_free(rep.done);
 		return err;
 	}
+	a->sw->doubtful = 0;
+	a->sw->pause = 0;
 	dsm__counters_add(&r->counters, &rep.counters);
 	if (!rep.failed)
 		coord__sched_measured(&r->sched, a->hi - a->lo,

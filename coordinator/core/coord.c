@@ -396,6 +396,7 @@ on_link(struct worker_peer *w, const struct dsm_frame *f)
 	sw = find_sworker(w, m.session);
 	if (sw == NULL)
 		return DSM_OK;
+	sw->doubtful = 0; /* it has reached the client */
 	dsm__str_copy(sw->transport, sizeof(sw->transport), m.transport);
 	dsm__str_copy(sw->link_text, sizeof(sw->link_text), m.text);
 	return DSM_OK;

@@ -9,7 +9,8 @@
  * the connection's HELLO has been read and passes every later frame in.
  *
  * States of a worker for a session (struct sworker): UNTOLD -> TOLD (SESSION sent;
- * from then on it gets every RUN) -> UNFIT (said so; never asked again).
+ * from then on it gets every RUN) -> UNFIT (said so) -> TOLD (asked again, after a
+ * pause that doubles, while there is a run).
  * States of an attempt: OUT (EXEC sent) -> DONE (masks in) -> COMPLETE (DONE and,
  * when it wrote, STORED are in); OUT or DONE -> BACK (its tasks are pending again)
  * when the worker is lost or returns it. Late messages of a BACK attempt are

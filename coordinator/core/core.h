@@ -88,11 +88,16 @@ int coord__peer_refuse(struct coord_peer *p, int code, const char *fmt, ...)
 
 /* --- sessions (session.c) --- */
 
-/* UNFIT with told = 1: it has an image and must hear SESSION_END. */
+/*
+ * UNFIT with told = 1: it said so by itself, and must hear SESSION_END. What it said may
+ * be over (a way to the client that was broken), so it becomes TOLD again after a
+ * pause that doubles, while there is a run; then it is *doubtful* until it has done
+ * something: a run does not count on it.
+ */
 enum sworker_state {
 	SWORKER_UNTOLD, /* SESSION not sent yet */
 	SWORKER_TOLD,   /* gets every RUN, may get EXECs */
-	SWORKER_UNFIT,  /* never asked again */
+	SWORKER_UNFIT,  /* gets nothing */
 };
 
 struct sworker {
@@ -101,8 +106,10 @@ struct sworker {
 	struct worker_peer *worker;
 	enum sworker_state state;
 	int told;
-	int has_table;                 /* it was sent the session's ranges */
-	char reason[COORD_REASON_MAX]; /* UNFIT */
+	int has_table;            /* it was sent the session's ranges */
+	int doubtful;             /* TOLD again, and not heard of */
+	uint64_t retry_at, pause; /* UNFIT: when, how long after it said so */
+	char reason[COORD_REASON_MAX]; /* UNFIT; of the last time */
 	/* How its newest slot reaches the client, "": it has not said. */
 	char transport[16], link_text[COORD_REASON_MAX];
 	unsigned n_out;   /* attempts OUT */
@@ -143,6 +150,9 @@ struct session *coord__session_find(struct coord *k, uint64_t id);
 int coord__session_meet(struct session *s, struct worker_peer *w);
 void coord__sworker_destroy(struct sworker *sw);
 void coord__sworker_unfit(struct sworker *sw, const char *reason);
+/* Those who have said that they are unfit are asked again when it is time: they are
+ * TOLD, and hear of the run in flight. */
+void coord__session_ask_again(struct session *s);
 /* Keep of a RUN what a worker that joins later needs: the table, if it has one, and
  * the advice. DSM_ENOMEM. */
 int coord__session_keep(struct session *s, const struct dsm_msg_run *m);

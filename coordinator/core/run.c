@@ -157,8 +157,10 @@ coord__run_start(struct session *s, const struct dsm_frame *f)
 		return coord__peer_refuse(s->client, DSM_EPROTO, "RUN %llu %s",
 		                          (unsigned long long)m.run, wrong);
 	err = coord__session_keep(s, &m);
-	if (err == DSM_OK)
-		err = run_create(s, &m, &s->run);
+	if (err != DSM_OK)
+		return err;
+	coord__session_ask_again(s); /* they hear of the run below */
+	err = run_create(s, &m, &s->run);
 	if (err != DSM_OK)
 		return err;
 	s->last_run = m.run;
@@ -377,6 +379,18 @@ no_worker_text(const struct run *r, char *text, size_t size)
 		    len > 0 ? "; " : "", sw->worker->name, sw->reason);
 }
 
+/* Is there a worker that can run it, as far as we know? */
+static int
+has_worker(const struct run *r)
+{
+	const struct sworker *sw;
+
+	TAILQ_FOREACH(sw, &r->session->workers, of_session)
+	if (sw->state == SWORKER_TOLD && !sw->doubtful)
+		return 1;
+	return 0;
+}
+
 uint64_t
 coord__run_tick(struct run *r, uint64_t now)
 {
@@ -384,7 +398,8 @@ coord__run_tick(struct run *r, uint64_t now)
 	uint64_t wait = no_worker_ms(r) * DSM_MS;
 	char text[1024];
 
-	if (s->n_slots > 0) {
+	coord__session_ask_again(s);
+	if (has_worker(r)) {
 		r->alone_since = 0;
 	} else if (r->alone_since == 0) {
 		r->alone_since = now;

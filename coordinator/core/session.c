@@ -14,6 +14,10 @@
 
 #include "../../dsm/base/cpuid.h"
 
+/* Until a worker that was unfit is asked again; each time twice as long. */
+#define UNFIT_PAUSE DSM_SEC
+#define UNFIT_PAUSE_MAX (60 * DSM_SEC)
+
 int
 coord__session_create(struct coord *k, struct coord_peer *client,
                       const struct dsm_msg_hello *hello, struct session **s_p)
@@ -161,12 +165,45 @@ coord__session_meet(struct session *s, struct worker_peer *w)
 void
 coord__sworker_unfit(struct sworker *sw, const char *reason)
 {
+	uint64_t now = sw->session->k->now;
+
 	if (sw->state == SWORKER_TOLD)
 		sw->session->n_slots -= sw->worker->n_slots;
 	sw->state = SWORKER_UNFIT;
+	sw->pause = sw->pause != 0 ? 2 * sw->pause : UNFIT_PAUSE;
+	if (sw->pause > UNFIT_PAUSE_MAX)
+		sw->pause = UNFIT_PAUSE_MAX;
+	sw->retry_at = now + sw->pause;
+	if (strcmp(sw->reason, reason) == 0)
+		return;
 	snprintf(sw->reason, sizeof(sw->reason), "%s", reason);
 	log_warn("worker %s cannot run %s: %s", sw->worker->name,
 	         sw->session->name, reason);
+}
+
+void
+coord__session_ask_again(struct session *s)
+{
+	const struct dsm_msg_session_end end = {s->id};
+	struct coord *k = s->k;
+	struct sworker *sw;
+
+	TAILQ_FOREACH(sw, &s->workers, of_session)
+	{
+		if (sw->state != SWORKER_UNFIT || !sw->told ||
+		    k->now < sw->retry_at)
+			continue;
+		/* It still knows the session as one that it cannot serve. */
+		coord__peer_send_buf(k, sw->worker->peer, DSM_MSG_SESSION_END,
+		                     dsm__encode_session_end(&k->buf, &end));
+		sw->state = SWORKER_TOLD;
+		sw->doubtful = 1;
+		sw->has_table = 0;
+		s->n_slots += sw->worker->n_slots;
+		send_session(sw);
+		if (s->run != NULL)
+			coord__run_tell(s->run, sw);
+	}
 }
 
 void

@@ -1484,6 +1484,72 @@ test_an_unfit_worker_s_tasks_go_elsewhere(void)
 }
 
 static void
+say_unfit(struct rig *g, uint64_t now)
+{
+	const struct dsm_msg_unfit m = {1, dsm__str("cannot reach the client")};
+
+	g->w[0].now = now;
+	MUST_OK(
+	    say(&g->w[0], DSM_MSG_UNFIT, dsm__encode_unfit(&g->w[0].buf, &m)));
+}
+
+static void
+test_an_unfit_worker_is_asked_again_after_pauses_that_double(void)
+{
+	struct dsm_msg_verdict v;
+	struct rig g;
+	uint64_t t;
+
+	rig_init(&g, 1, 1);
+	t = g.now;
+	MUST_OK(launch(&g, .end = 20));
+	say_unfit(&g, t);
+	coord_tick(g.k, t + 900 * DSM_MS);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_SESSION), 1);
+	t += 1100 * DSM_MS;
+	coord_tick(g.k, t);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_SESSION_END), 1);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_SESSION), 2);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_RUN), 2);
+	say_unfit(&g, t);
+	coord_tick(g.k, t + 1900 * DSM_MS);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_SESSION), 2);
+	g.w[0].next = g.w[0].n;
+	coord_tick(g.k, t + 2100 * DSM_MS);
+	MUST_BE(count_of(&g.w[0], DSM_MSG_SESSION), 3);
+	work_off(&g);
+	expect_verdict(&g.c, DSM_OK, &v);
+	rig_fini(&g);
+}
+
+static void
+test_a_run_does_not_wait_longer_for_a_worker_that_stays_unfit(void)
+{
+	struct dsm_msg_verdict v;
+	struct rig g;
+	uint64_t t, begin;
+
+	rig_init(&g, 1, 1);
+	begin = g.now;
+	MUST_OK(launch(&g, .end = 20));
+	say_unfit(&g, begin);
+	for (t = begin; t < begin + 11 * DSM_SEC; t += DSM_SEC / 4) {
+		unsigned n = count_of(&g.w[0], DSM_MSG_SESSION);
+
+		g.c.now = t;
+		MUST_OK(
+		    say(&g.c, DSM_MSG_PONG,
+		        dsm__encode_pong(&g.c.buf, &(struct dsm_msg_pong){1})));
+		coord_tick(g.k, t);
+		if (count_of(&g.w[0], DSM_MSG_SESSION) > n)
+			say_unfit(&g, t);
+	}
+	expect_verdict(&g.c, DSM_ECONN, &v);
+	MUST(str_has(v.text, "cannot reach the client"));
+	rig_fini(&g);
+}
+
+static void
 test_a_silent_peer_is_closed_and_a_lively_one_pinged(void)
 {
 	struct rig g;
@@ -1914,6 +1980,8 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_a_token_sees_its_own_sessions_and_an_admin_all),
       T(test_a_session_s_key_and_link_end_with_it),
       T(test_an_unfit_worker_s_tasks_go_elsewhere),
+      T(test_an_unfit_worker_is_asked_again_after_pauses_that_double),
+      T(test_a_run_does_not_wait_longer_for_a_worker_that_stays_unfit),
       T(test_a_silent_peer_is_closed_and_a_lively_one_pinged),
       T(test_a_client_that_is_stopped_is_waited_for),
       T(test_a_stopped_client_whose_machine_goes_away_is_gone),
