@@ -185,7 +185,6 @@ dsm__image_stream(struct dsm_image *im, uint64_t off, uint32_t n,
 			err = view_pages(&p, kept);
 			if (err != DSM_EINVAL)
 				continue;
-			err = DSM_OK;
 		}
 		if (piping && buffered == 0) {
 			err = pipe_batch(&p);
