@@ -123,7 +123,8 @@ join(struct cluster *c, struct end *end, unsigned role, unsigned n_slots)
 	end->link.send = take_frame;
 	end->link.close = closed;
 	end->cluster = c;
-	if (coord_join(c->k, &h, NULL, "peer", &end->link, &end->peer) != DSM_OK)
+	if (coord_join(c->k, &h, NULL, "peer", &end->link, &end->peer) !=
+	    DSM_OK)
 		bench_die("a peer cannot join");
 }
 
