@@ -598,14 +598,19 @@ dsm__server_push(struct dsm_server *s, uint64_t start, uint64_t end,
 	uint64_t page = (start - s->heap_base) / DSM_PAGE;
 	uint64_t stop = (end - s->heap_base) / DSM_PAGE;
 
-	for (; page < stop && pages->len + DSM_PAGE <= max_bytes; page++) {
+	while (page < stop && pages->len + DSM_PAGE <= max_bytes) {
 		uint64_t *w = served_word(s, page, 1);
-		uint64_t at = s->heap_base + page * DSM_PAGE;
+		uint64_t new = w != NULL ? ~*w &word_mask(page, stop) : 0;
+		uint64_t at;
 
 		if (w == NULL)
 			return;
-		if (*w & word_mask(page, page + 1))
+		if (new == 0) { /* 64 at a time: much is advised once for all */
+			page = (page | 63) + 1;
 			continue;
+		}
+		page = (page & ~UINT64_C(63)) + (unsigned)__builtin_ctzll(new);
+		at = s->heap_base + page * DSM_PAGE;
 		if (dsm__wbuf_put(pages, dsm__views_serving(s->views, at),
 		                  DSM_PAGE) != DSM_OK)
 			return;
@@ -615,5 +620,6 @@ dsm__server_push(struct dsm_server *s, uint64_t start, uint64_t end,
 		}
 		*w |= word_mask(page, page + 1);
 		s->n_served++;
+		page++;
 	}
 }

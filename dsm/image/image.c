@@ -162,7 +162,8 @@ dsm__image_publish(struct dsm_image *im, uint64_t off, uint32_t n,
 			continue;
 		if (k <= 0) {
 			im->write_errno = k < 0 ? errno : EIO;
-			return errno == ENOSPC ? DSM_ENOMEM : DSM_ESYS;
+			return im->write_errno == ENOSPC ? DSM_ENOMEM
+			                                 : DSM_ESYS;
 		}
 		p += k;
 		at += (uint64_t)k;

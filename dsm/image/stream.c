@@ -84,7 +84,8 @@ pour_pages(struct pour *p, uint32_t k)
 			continue;
 		if (n <= 0) {
 			p->im->write_errno = n < 0 ? errno : EIO;
-			return errno == ENOSPC ? DSM_ENOMEM : DSM_ESYS;
+			return p->im->write_errno == ENOSPC ? DSM_ENOMEM
+			                                    : DSM_ESYS;
 		}
 		left -= (size_t)n;
 		p->in_pipe -= (size_t)n;
