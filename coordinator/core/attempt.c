@@ -275,6 +275,28 @@ find_held(struct coord *k, const struct worker_peer *w, uint64_t session,
 	return DSM_OK;
 }
 
+/*
+ * What a slot said of its attempt makes no sense. The slot runs the client's code:
+ * that is the client's problem, not that of the worker and of all others that it
+ * works for. So the attempt is lost, and the worker stays.
+ */
+static int
+blame_slot(struct coord *k, struct worker_peer *w, struct run *r,
+           struct attempt *a, unsigned type)
+{
+	char reason[64];
+
+	snprintf(reason, sizeof(reason),
+	         "its slot sent a %s that makes no sense", dsm__msg_name(type));
+	log_warn("worker %s, session %llu: attempt %llu: %s", w->name,
+	         (unsigned long long)r->session->id, (unsigned long long)a->id,
+	         reason);
+	take_back(r, a, w, 1, reason);
+	coord__run_settle(r);
+	coord__dispatch(k);
+	return DSM_OK;
+}
+
 int
 coord__run_done(struct coord *k, struct worker_peer *w,
                 const struct dsm_frame *f)
@@ -290,10 +312,12 @@ coord__run_done(struct coord *k, struct worker_peer *w,
 	if (err != DSM_OK || a == NULL || a->state != ATTEMPT_OUT)
 		return err;
 	err = coord__report_read(k, r, a, &rep);
-	if (err != DSM_OK) {
+	if (err != DSM_OK)
 		coord__done_free(rep.done);
+	if (err == DSM_EPROTO)
+		return blame_slot(k, w, r, a, f->type);
+	if (err != DSM_OK)
 		return err;
-	}
 	a->sw->doubtful = 0;
 	a->sw->pause = 0;
 	dsm__counters_add(&r->counters, &rep.counters);
@@ -326,7 +350,8 @@ coord__run_masks(struct coord *k, struct worker_peer *w,
 		err = find_held(k, w, m.session, m.run, m.attempt, &r, &a);
 	if (err != DSM_OK || a == NULL || a->state != ATTEMPT_OUT)
 		return err;
-	return coord__masks_read(k, a, &m);
+	err = coord__masks_read(k, a, &m);
+	return err == DSM_EPROTO ? blame_slot(k, w, r, a, f->type) : err;
 }
 
 /* It goes on as it is: the client knows what lies where, and adds it up. */
@@ -340,13 +365,12 @@ coord__run_fetched(struct coord *k, struct worker_peer *w,
 	int err = dsm__decode_fetched(f->body, f->len, &m);
 
 	if (err == DSM_OK)
-		err = dsm__places_check(&m.places);
-	if (err == DSM_OK)
 		err = find_held(k, w, m.session, m.run, m.attempt, &r, &a);
 	if (err != DSM_OK || a == NULL || a->state != ATTEMPT_OUT)
 		return err;
-	if ((r->m.flags & DSM_RUN_FETCHED) == 0)
-		return DSM_EPROTO;
+	if ((r->m.flags & DSM_RUN_FETCHED) == 0 ||
+	    dsm__places_check(&m.places) != DSM_OK)
+		return blame_slot(k, w, r, a, f->type);
 	coord__peer_send(r->session->client, DSM_MSG_FETCHED, f->body, f->len);
 	return DSM_OK;
 }

@@ -132,6 +132,9 @@ hello_check(const struct dsm_msg_hello *h, struct dsm_error *e)
 		                 h->arch, OUR_ARCH);
 	if (h->cpu.len > COORD_CPU_MAX)
 		return dsm__fail(e, DSM_EPROTO, "too many CPU words");
+	if (h->addr.len >= DSM_ADDR_MAX)
+		return dsm__fail(e, DSM_EPROTO, "an address of %u bytes",
+		                 h->addr.len);
 	if (h->role == DSM_ROLE_WORKER &&
 	    (h->n_slots == 0 || h->n_slots > MAX_WORKER_SLOTS))
 		return dsm__fail(e, DSM_EPROTO, "a worker with %u slots",

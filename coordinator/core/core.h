@@ -124,7 +124,7 @@ struct session {
 	uint64_t id;
 	uint8_t key[DSM_KEY_LEN];
 	char name[COORD_NAME_MAX];
-	char addr[COORD_NAME_MAX + 32];
+	char addr[DSM_ADDR_MAX];
 	uint32_t pid;
 	uint8_t cpu[COORD_CPU_MAX];
 	size_t cpu_len;

@@ -13,88 +13,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../dsm/base/page.h"
+#include "runcheck.h"
 
-#define MAX_TASKS (UINT64_C(1) << 40)
-#define KNOWN_FLAGS                                                  \
-	(DSM_RUN_RANGES | DSM_RUN_KEEP_PARTIAL | DSM_RUN_FAIL_FAST | \
-	 DSM_RUN_ISOLATE | DSM_RUN_FETCHED)
 #define DEFAULT_RETRIES 3
 #define PROGRESS_AFTER (500 * DSM_MS)
 #define PROGRESS_EVERY (250 * DSM_MS)
 
 /* --- a run's begin --- */
 
-static int
-check_ranges(const struct dsm_msg_run *m)
-{
-	struct dsm_rec_range range;
-
-	for (uint32_t i = 0; i < m->ranges.n; i++) {
-		int err = dsm__unpack_range(&m->ranges, i, &range);
-
-		if (err != DSM_OK)
-			return err;
-		if (range.start >= range.end || range.kind < DSM_RANGE_HEAP ||
-		    range.kind > DSM_RANGE_KEPT ||
-		    ((range.start | range.end | range.image_off) &
-		     DSM_PAGE_MASK) != 0)
-			return DSM_EPROTO;
-	}
-	return DSM_OK;
-}
-
-static int
-check_extents(const struct dsm_array *v, uint64_t *n_pages_p)
-{
-	struct dsm_rec_extent x;
-	uint64_t n = 0;
-
-	for (uint32_t i = 0; i < v->n; i++) {
-		int err = dsm__unpack_extent(v, i, &x);
-
-		if (err != DSM_OK)
-			return err;
-		if ((x.start & DSM_PAGE_MASK) != 0 || x.n_pages == 0 ||
-		    x.n_pages > (UINT64_MAX - x.start) / DSM_PAGE)
-			return DSM_EPROTO;
-		n += x.n_pages;
-	}
-	*n_pages_p = n;
-	return DSM_OK;
-}
-
 /* NULL, or what is wrong with it. */
 static const char *
 run_check(const struct session *s, const struct dsm_msg_run *m)
 {
-	uint64_t n_drops, n_updates;
-
 	if (m->session != s->id)
 		return "of another session";
 	if (s->run != NULL)
 		return "while another run is in flight";
 	if (m->run != s->last_run + 1)
 		return "out of order";
-	if (m->mode != DSM_MODE_TASKS && m->mode != DSM_MODE_FOR &&
-	    m->mode != DSM_MODE_FOR_RANGE)
-		return "of an unknown mode";
-	if ((m->flags & ~KNOWN_FLAGS) != 0)
-		return "with unknown flags";
-	if (m->begin > m->end || m->end - m->begin > MAX_TASKS ||
-	    (m->mode == DSM_MODE_TASKS && m->begin != 0))
-		return "with bad bounds";
-	if ((m->flags & DSM_RUN_RANGES) ? m->ranges.n == 0
-	                                : m->ranges.n != 0 || s->table == NULL)
+	if (s->table == NULL && (m->flags & DSM_RUN_RANGES) == 0)
 		return "without a table of ranges";
-	if (check_ranges(m) != DSM_OK)
-		return "with a bad range";
-	if (check_extents(&m->drops, &n_drops) != DSM_OK ||
-	    check_extents(&m->updates, &n_updates) != DSM_OK ||
-	    n_updates != m->pages.len / DSM_PAGE ||
-	    m->pages.len % DSM_PAGE != 0)
-		return "with bad drops or updates";
-	return NULL;
+	return coord__run_wrong(m);
 }
 
 static int

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../core/runcheck.h"
+
 /* --- queue --- */
 
 static void
@@ -113,23 +115,6 @@ dispatch(struct wsession *ss)
 /* --- the table of ranges --- */
 
 static int
-by_start(const void *a, const void *b)
-{
-	const struct dsm_rec_range *x = a, *y = b;
-
-	return x->start < y->start ? -1 : x->start > y->start;
-}
-
-static int
-range_is_sane(const struct dsm_rec_range *r)
-{
-	return r->start < r->end &&
-	       ((r->start | r->end | r->image_off) & DSM_PAGE_MASK) == 0 &&
-	       r->image_off <= DSM_IMAGE_SIZE &&
-	       r->end - r->start <= DSM_IMAGE_SIZE - r->image_off;
-}
-
-static int
 take_ranges(struct wsession *ss, const struct dsm_array *a)
 {
 	struct dsm_rec_range *v = malloc((a->n + 1) * sizeof(*v));
@@ -137,12 +122,10 @@ take_ranges(struct wsession *ss, const struct dsm_array *a)
 	if (v == NULL)
 		return DSM_ENOMEM;
 	for (uint32_t i = 0; i < a->n; i++)
-		if (dsm__unpack_range(a, i, &v[i]) != DSM_OK ||
-		    !range_is_sane(&v[i])) {
+		if (dsm__unpack_range(a, i, &v[i]) != DSM_OK) {
 			free(v);
 			return DSM_EPROTO;
 		}
-	qsort(v, a->n, sizeof(*v), by_start);
 	free(ss->ranges);
 	ss->ranges = v;
 	ss->n_ranges = a->n;
@@ -201,27 +184,32 @@ drop_pages(struct wsession *ss, const struct dsm_rec_range *r, uint64_t addr,
 	return DSM_OK;
 }
 
+/* Drops and ranges both ascend. What is not mapped any more has a place in the image
+ * that is never used again. */
 static int
-apply_drop(struct wsession *ss, const struct dsm_rec_extent *x, int may)
+apply_drops(struct wsession *ss, const struct dsm_array *drops, int may)
 {
-	uint64_t addr = x->start, left = x->n_pages;
+	struct dsm_rec_extent x;
+	uint32_t k = 0; /* ranges before it end before the drop */
 
-	while (left > 0) {
-		const struct dsm_rec_range *r = find_range(ss, addr);
-		uint64_t n = 1;
-		int err;
+	for (uint32_t i = 0; i < drops->n; i++) {
+		dsm__unpack_extent(drops, i, &x);
+		uint64_t end = x.start + (x.n_pages << DSM_PAGE_SHIFT);
 
-		/* Not mapped any more: its place in the image is never used
-		 * again. */
-		if (r != NULL) {
-			n = (r->end - addr) >> DSM_PAGE_SHIFT;
-			n = n < left ? n : left;
-			err = drop_pages(ss, r, addr, n, may);
+		while (k < ss->n_ranges && ss->ranges[k].end <= x.start)
+			k++;
+		for (uint32_t j = k;
+		     j < ss->n_ranges && ss->ranges[j].start < end; j++) {
+			const struct dsm_rec_range *r = &ss->ranges[j];
+			uint64_t lo = r->start > x.start ? r->start : x.start;
+			uint64_t hi = r->end < end ? r->end : end;
+			int err = drop_pages(ss, r, lo,
+			                     (hi - lo) >> DSM_PAGE_SHIFT, may);
+
 			if (err != DSM_OK)
 				return err;
+			k = j;
 		}
-		addr += n << DSM_PAGE_SHIFT;
-		left -= n;
 	}
 	return DSM_OK;
 }
@@ -246,55 +234,18 @@ apply_update(struct wsession *ss, const struct dsm_rec_extent *x,
 }
 
 static int
-extent_is_sane(const struct dsm_rec_extent *x)
-{
-	return (x->start & DSM_PAGE_MASK) == 0 &&
-	       x->n_pages <= (UINT64_C(1) << 47) >> DSM_PAGE_SHIFT &&
-	       x->start <= (UINT64_C(1) << 47);
-}
-
-static int
-check_extents(const struct dsm_msg_run *m)
-{
-	struct dsm_rec_extent x;
-	uint64_t left = m->pages.len >> DSM_PAGE_SHIFT;
-
-	for (uint32_t i = 0; i < m->drops.n; i++)
-		if (dsm__unpack_extent(&m->drops, i, &x) != DSM_OK ||
-		    !extent_is_sane(&x))
-			return DSM_EPROTO;
-	for (uint32_t i = 0; i < m->updates.n; i++) {
-		if (dsm__unpack_extent(&m->updates, i, &x) != DSM_OK ||
-		    !extent_is_sane(&x) || x.n_pages > left)
-			return DSM_EPROTO;
-		left -= x.n_pages;
-	}
-	return left == 0 && (m->pages.len & DSM_PAGE_MASK) == 0 ? DSM_OK
-	                                                        : DSM_EPROTO;
-}
-
-static int
 apply_image(struct wsession *ss, const struct dsm_msg_run *m)
 {
 	const uint8_t *pages = m->pages.ptr;
 	struct dsm_rec_extent x;
-	int may = may_keep(ss);
-	int err;
+	int err = apply_drops(ss, &m->drops, may_keep(ss));
 
-	for (uint32_t i = 0; i < m->drops.n; i++) {
-		dsm__unpack_extent(&m->drops, i, &x);
-		err = apply_drop(ss, &x, may);
-		if (err != DSM_OK)
-			return err;
-	}
-	for (uint32_t i = 0; i < m->updates.n; i++) {
+	for (uint32_t i = 0; i < m->updates.n && err == DSM_OK; i++) {
 		dsm__unpack_extent(&m->updates, i, &x);
 		err = apply_update(ss, &x, pages);
-		if (err != DSM_OK)
-			return err;
 		pages += x.n_pages << DSM_PAGE_SHIFT;
 	}
-	return DSM_OK;
+	return err;
 }
 
 /* What slots are told of the run: the image is done with. */
@@ -389,7 +340,7 @@ session_run(struct wsession *ss, const uint8_t *body, size_t len)
 	struct dsm_msg_run m;
 
 	if (dsm__decode_run(body, len, &m) != DSM_OK || m.run == 0 ||
-	    check_extents(&m) != DSM_OK)
+	    coord__run_wrong(&m) != NULL)
 		return DSM_EPROTO;
 	if (ss->state != WSESSION_OPEN)
 		return DSM_OK;
@@ -554,7 +505,7 @@ session_open(struct worker *w, const struct dsm_msg_session *m)
 
 	if (session_find(w, m->session) != NULL)
 		return DSM_OK; /* told again: nothing new in it */
-	if (n == 0 || m->addr.len >= sizeof(ss->addr))
+	if (n == 0)
 		return DSM_EPROTO;
 	ss = calloc(1, sizeof(*ss) + n * sizeof(ss->slots[0]));
 	if (ss == NULL)
@@ -567,7 +518,11 @@ session_open(struct worker *w, const struct dsm_msg_session *m)
 	for (unsigned i = 0; i < n; i++)
 		slot_init(&ss->slots[i], ss, i);
 	LIST_INSERT_HEAD(&w->sessions, ss, link);
-	if (dsm__image_create(&ss->image, &e) != DSM_OK)
+	/* The client's own words: they must not cost other sessions anything. */
+	if (m->addr.len >= sizeof(ss->addr) ||
+	    (ss->addr[0] != '\0' && !dsm__tcp_is_numeric(ss->addr)))
+		session_unfit(ss, "the address it gave is none");
+	else if (dsm__image_create(&ss->image, &e) != DSM_OK)
 		session_unfit(ss, e.text);
 	else if (watch_init(ss) != DSM_OK ||
 	         dsm__wbuf_put(&ss->key, m->key.ptr, m->key.len) != DSM_OK)

@@ -11,6 +11,7 @@
 #include "worker_priv.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -87,9 +88,11 @@ slot_clear(struct wslot *s)
 static int
 memory_file(const char *name, uint64_t size, int *fd_p)
 {
-	int fd = memfd_create(name, MFD_CLOEXEC);
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
-	if (fd < 0 || ftruncate(fd, (off_t)size) != 0) {
+	/* The slot has it, too: were it to cut it off, we would meet SIGBUS. */
+	if (fd < 0 || ftruncate(fd, (off_t)size) != 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) {
 		close_fd(&fd);
 		return DSM_ESYS;
 	}

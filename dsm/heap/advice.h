@@ -10,9 +10,7 @@
 #include <stdint.h>
 
 #include "../base/status.h"
-
-/* They travel with every launch. */
-#define DSM_ADVICE_MAX 1024u
+#include "../wire/wire.h"
 
 struct dsm_advice {
 	uint64_t start, end; /* page aligned */

@@ -12,17 +12,24 @@
 
 #include "../base/clock.h"
 
+/* Fewer pages are not worth two system calls. */
+#define AT_ONCE 4096u
+
 static int
 sparse_file(const char *name, uint64_t size, int *fd_p, struct dsm_error *e)
 {
-	int fd = memfd_create(name, MFD_CLOEXEC);
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
 	if (fd < 0)
 		return dsm__fail(e, DSM_ESYS, "memfd_create(%s): %s", name,
 		                 strerror(errno));
-	if (ftruncate(fd, (off_t)size) != 0) {
+	/* Slots have it, too: were one to cut it off, the worker would meet SIGBUS
+	 * in its mapping. */
+	if (ftruncate(fd, (off_t)size) != 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) !=
+	        0) {
 		int err =
-		    dsm__fail(e, DSM_ESYS, "ftruncate(%s, %llu): %s", name,
+		    dsm__fail(e, DSM_ESYS, "cannot size %s to %llu: %s", name,
 		              (unsigned long long)size, strerror(errno));
 
 		close(fd);
@@ -239,12 +246,60 @@ dsm__image_run_before(struct dsm_image *im, uint64_t off, uint32_t max)
 	return n;
 }
 
+static void
+make_absent(_Atomic uint32_t *w)
+{
+	set_state(w, DSM_PG_ABSENT);
+}
+
+static void
+make_kept(_Atomic uint32_t *w)
+{
+	uint32_t old = atomic_load_explicit(w, memory_order_relaxed);
+
+	set_state(w, DSM_PG_ABSENT | (in_file(old) ? DSM_PG_KEPT : 0));
+}
+
+/* Where the file of states has bytes in [at, end): 1; 0: nowhere. One that does not
+ * say has them everywhere. */
+static int
+next_states(const struct dsm_image *im, off_t at, off_t end, off_t *lo_p,
+            off_t *hi_p)
+{
+	off_t lo = lseek(im->states_fd, at, SEEK_DATA), hi;
+
+	if (lo < 0 && errno == ENXIO)
+		return 0;
+	hi = lo < 0 ? -1 : lseek(im->states_fd, lo, SEEK_HOLE);
+	*lo_p = hi < 0 ? at : lo;
+	*hi_p = hi < 0 || hi > end ? end : hi;
+	return *lo_p < end;
+}
+
+/*
+ * Change the states of n pages (not: of ABSENT ones to another). Of many only
+ * those that the file has bytes for: when a whole address space is dropped, states
+ * that nobody has touched must not become memory full of zeros.
+ */
+static void
+each_state(struct dsm_image *im, uint64_t off, uint64_t n,
+           void (*change)(_Atomic uint32_t *w))
+{
+	const off_t size = sizeof(im->states[0]);
+	off_t at = (off_t)(off >> DSM_PAGE_SHIFT) * size;
+	off_t end = at + (off_t)n * size;
+	off_t lo = at, hi = end;
+
+	while (n <= AT_ONCE ? at < end : next_states(im, at, end, &lo, &hi)) {
+		for (at = lo; at < hi; at += size)
+			change(&im->states[at / size]);
+	}
+}
+
 int
 dsm__image_drop(struct dsm_image *im, uint64_t off, uint64_t n_pages)
 {
-	for (uint64_t i = 0; i < n_pages; i++)
-		set_state(dsm__image_state(im, off + i * DSM_PAGE),
-		          DSM_PG_ABSENT);
+	each_state(im, off, n_pages, make_absent);
 	if (fallocate(im->pages_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 	              (off_t)off, (off_t)(n_pages * DSM_PAGE)) != 0)
 		return DSM_ESYS;
@@ -254,12 +309,7 @@ dsm__image_drop(struct dsm_image *im, uint64_t off, uint64_t n_pages)
 void
 dsm__image_keep(struct dsm_image *im, uint64_t off, uint64_t n_pages)
 {
-	for (uint64_t i = 0; i < n_pages; i++) {
-		_Atomic uint32_t *w = dsm__image_state(im, off + i * DSM_PAGE);
-		uint32_t old = atomic_load_explicit(w, memory_order_relaxed);
-
-		set_state(w, DSM_PG_ABSENT | (in_file(old) ? DSM_PG_KEPT : 0));
-	}
+	each_state(im, off, n_pages, make_kept);
 }
 
 int

@@ -187,6 +187,9 @@ int dsm__tcp_listen(const char *addr, char addr_p[DSM_ADDR_MAX], int *fd_p,
  * address (DSM_EINVAL) or not to be resolved (DSM_ECONN). No name look-up
  * beyond getaddrinfo, which keeps its own time. */
 int dsm__tcp_is_loopback(const char *addr, struct dsm_error *e);
+/* 1: a numeric address and a port, that connecting to asks no name server for. For
+ * what a peer names: a look-up may take minutes. */
+int dsm__tcp_is_numeric(const char *addr);
 /* Connect, waiting until the deadline at most; the socket is non-blocking,
  * CLOEXEC, TCP_NODELAY. DSM_EINVAL, DSM_ECONN, DSM_ETIMEDOUT; e: peer, errno
  * text. */

@@ -100,6 +100,25 @@ resolve(const char *addr, int listening, struct addrinfo **list_p,
 	return DSM_OK;
 }
 
+int
+dsm__tcp_is_numeric(const char *addr)
+{
+	const struct addrinfo hints = {
+	    .ai_socktype = SOCK_STREAM,
+	    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV,
+	};
+	struct endpoint ep = {{0}, {0}};
+	struct addrinfo *list;
+
+	/* To getaddrinfo "*" is loopback. */
+	if (parse(addr, &ep, NULL) != DSM_OK || ep.host[0] == '\0' ||
+	    ep.host[0] == '*' ||
+	    getaddrinfo(ep.host, ep.port, &hints, &list) != 0)
+		return 0;
+	freeaddrinfo(list);
+	return 1;
+}
+
 /* The i-th address, IPv4 first; NULL after the last. */
 static const struct addrinfo *
 nth_addr(const struct addrinfo *list, int i)

@@ -69,6 +69,7 @@ enum dsm_run_mode {
 #define DSM_RUN_ISOLATE 8u   /* each iteration its own writer */
 #define DSM_RUN_FETCHED 16u  /* say FETCHED */
 #define DSM_FETCHED_MAX 512u /* records in one FETCHED */
+#define DSM_ADVICE_MAX 1024u /* advice records in one RUN */
 #define DSM_WRITES_LAST 1u
 /* HELLO offers, WELCOME answers with those in use. */
 #define DSM_FEATURE_VERBS UINT64_C(1) /* data link: QP may follow */

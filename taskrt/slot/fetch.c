@@ -7,7 +7,6 @@
 /* For another slot's fetch of a page: much longer than any takes. */
 #define PATIENCE_MS 5u
 #define SEQUENTIAL_FIRST 64u /* pages, where the program has said so */
-#define ADVICE_MAX 1024u
 
 static struct fetch ft;
 
@@ -49,10 +48,10 @@ fetch_set_advice(const struct dsm_array *advice)
 	ft.n_advice = 0;
 	if (advice->n == 0)
 		return DSM_OK;
-	if (advice->n > ADVICE_MAX)
+	if (advice->n > DSM_ADVICE_MAX)
 		return DSM_EPROTO;
 	if (ft.advice == NULL)
-		ft.advice = calloc(ADVICE_MAX, sizeof(*ft.advice));
+		ft.advice = calloc(DSM_ADVICE_MAX, sizeof(*ft.advice));
 	if (ft.advice == NULL)
 		return DSM_ENOMEM;
 	for (uint32_t i = 0; i < advice->n; i++) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../../../dsm/image/image.h"
@@ -175,6 +176,38 @@ test_kept_page_is_absent_but_its_bytes_stay_until_it_is_published(void)
 	dsm__image_fini(&im);
 }
 
+/* A whole address space may be dropped: states that nobody has touched must not
+ * become memory. */
+static void
+test_a_large_drop_finds_what_is_there_and_makes_nothing(void)
+{
+	static uint8_t pages[DSM_PAGE];
+	const uint64_t far = DSM_IMAGE_SIZE - DSM_PAGE;
+	struct stat st;
+	uint32_t state;
+
+	open_image();
+	fill(pages, 1, 1);
+	MUST_OK(dsm__image_update(&im, 5 * DSM_PAGE, pages));
+	MUST_OK(dsm__image_update(&im, far, pages));
+	MUST_OK(dsm__image_drop(&im, 0, DSM_IMAGE_SIZE / DSM_PAGE));
+	MUST_BE(dsm__image_claim(&im, 5 * DSM_PAGE, 1, 1, &state), 1);
+	MUST_BE(dsm__image_claim(&im, far, 1, 1, &state), 1);
+	MUST(fstat(im.states_fd, &st) == 0);
+	MUST(st.st_blocks <= 64); /* of 512 bytes */
+	dsm__image_fini(&im);
+}
+
+/* Slots have the descriptors: a shorter file would be SIGBUS for the worker. */
+static void
+test_the_files_cannot_be_cut_off(void)
+{
+	open_image();
+	MUST(ftruncate(im.states_fd, 0) != 0);
+	MUST(ftruncate(im.pages_fd, 0) != 0);
+	dsm__image_fini(&im);
+}
+
 static void
 test_updated_page_is_present_with_new_bytes(void)
 {
@@ -271,6 +304,8 @@ SUITE(dsm_image_image, "dsm.image",
       T(test_run_before_counts_present_pages_up_to_a_gap),
       T(test_dropped_page_is_absent_and_leaves_a_hole),
       T(test_kept_page_is_absent_but_its_bytes_stay_until_it_is_published),
+      T(test_a_large_drop_finds_what_is_there_and_makes_nothing),
+      T(test_the_files_cannot_be_cut_off),
       T(test_updated_page_is_present_with_new_bytes),
       T(test_reclaim_frees_only_claims_of_that_slot),
       T(test_wait_for_a_page_nobody_brings_times_out),

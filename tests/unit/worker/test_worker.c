@@ -839,6 +839,50 @@ test_runs_that_wait_for_busy_slots_are_all_applied(void)
 	rig_fini(&r);
 }
 
+/* What a client says must not cost other clients this worker. */
+static void
+test_a_client_s_odd_address_makes_it_unfit_and_no_more(void)
+{
+	static const char *const odd[] = {
+	    "node7:80", "10.0.0.1", "*:80",
+	    "1111111111111111111111111111111111111111111111111111111111111111"
+	    "11111111111111111111111111111111111111111111:80"};
+
+	for (unsigned i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
+		struct rig r;
+
+		rig_init(&r);
+		open_session(&r, odd[i]);
+		MUST_BE(nth(&r, 1)->type, DSM_MSG_UNFIT);
+		MUST(!r.closed);
+		rig_fini(&r);
+	}
+}
+
+/* A drop of everything, mapped or not, takes no time. */
+static void
+test_a_run_may_drop_a_whole_address_space(void)
+{
+	const struct dsm_rec_extent drop = {0, UINT64_C(1) << 35};
+	static const uint8_t page[DSM_PAGE] = {1, 2, 3};
+	struct dsm_msg_run m = {.run = 2};
+	struct dsm_wbuf packed = {0};
+	struct wsession *ss;
+	uint64_t start = dsm__now();
+	struct rig r;
+
+	rig_ready(&r);
+	ss = session_find(r.w, SESSION);
+	MUST_OK(dsm__image_update(&ss->image, 3 * DSM_PAGE, page));
+	MUST_OK(dsm__pack_extent(&packed, &drop));
+	m.drops = (struct dsm_array){packed.ptr, 1};
+	MUST_OK(run(&r, &m));
+	MUST_BE(*dsm__image_state(&ss->image, 3 * DSM_PAGE), DSM_PG_ABSENT);
+	MUST(dsm__now() - start < 10 * DSM_SEC);
+	dsm__wbuf_fini(&packed);
+	rig_fini(&r);
+}
+
 static void
 test_a_run_updates_pages_of_the_image(void)
 {
@@ -1585,6 +1629,8 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_a_build_without_slots_says_so),
       T(test_cancel_kills_the_busy_and_the_next_run_finds_new_slots),
       T(test_runs_that_wait_for_busy_slots_are_all_applied),
+      T(test_a_client_s_odd_address_makes_it_unfit_and_no_more),
+      T(test_a_run_may_drop_a_whole_address_space),
       T(test_a_run_updates_pages_of_the_image),
       T(test_updates_without_their_pages_are_refused),
       T(test_an_exec_for_an_unknown_session_is_returned),
