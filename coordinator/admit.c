@@ -17,8 +17,10 @@ visit_name(const struct visit *v)
 void
 visit_set_state(struct visit *v, enum visit_state state)
 {
-	if (v->state == VISIT_NEW && state != VISIT_NEW)
+	if (v->state == VISIT_NEW && state != VISIT_NEW) {
 		v->server->n_new--;
+		dsm__conn_set_max(dsm__handle_conn(v->handle), DSM_FRAME_MAX);
+	}
 	v->state = state;
 }
 
@@ -108,6 +110,11 @@ join_core(struct visit *v, const struct dsm_msg_hello *m)
 	err = coord_join(s->core, m, NULL, visit_name(v), &v->link, &v->peer);
 	if (err != DSM_OK)
 		visit_doom(v);
+	else
+		dsm__handle_throttle(v->handle, v->handle,
+		                     m->role == DSM_ROLE_TOOL
+		                         ? TOOL_BACKLOG_MAX
+		                         : PEER_BACKLOG_MAX);
 	server_tick(s);
 }
 
@@ -178,6 +185,24 @@ static const struct dsm_handle_ops handle_ops = {
     .lost = on_lost,
 };
 
+/* Who connects to say nothing must not keep out those who have something to say:
+ * these do it at once. */
+static void
+doom_oldest_stranger(struct server *s)
+{
+	struct visit *v;
+
+	if (dsm__log_due(&s->said_strangers))
+		log_warn("more than %d connections without HELLO: the oldest "
+		         "are closed",
+		         STRANGERS_MAX);
+	TAILQ_FOREACH(v, &s->visits, entry)
+	if (v->state == VISIT_NEW)
+		break;
+	if (v != NULL)
+		visit_doom(v);
+}
+
 void
 visit_begin(struct server *s, int fd)
 {
@@ -185,14 +210,9 @@ visit_begin(struct server *s, int fd)
 	struct visit *v;
 	int err;
 
-	if (s->n_new >= STRANGERS_MAX) {
-		log_warn("more than %d connections without HELLO: another one "
-		         "closed",
-		         STRANGERS_MAX);
-		close(fd);
-		return;
-	}
-	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
+	if (s->n_new >= STRANGERS_MAX)
+		doom_oldest_stranger(s);
+	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_STRANGER_MAX, &conn);
 	if (err != DSM_OK)
 		goto fail;
 	v = calloc(1, sizeof(*v));

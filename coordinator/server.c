@@ -10,6 +10,8 @@
 
 #define FULL_PAUSE_MS 100 /* when no descriptor is left */
 #define SWEEP_MS 100
+/* Visits that are of no use are closed between rounds. */
+#define ACCEPTS_PER_ROUND 64
 
 /* --- time --- */
 
@@ -125,15 +127,18 @@ static void
 on_connection(uv_poll_t *poll, int status, int events)
 {
 	struct server *s = poll->data;
-	int fd, err;
+	int fd, err = DSM_EAGAIN;
 
 	(void)status;
 	(void)events;
-	while ((err = dsm__tcp_accept(s->fd, &fd)) == DSM_OK)
+	for (int i = 0; i < ACCEPTS_PER_ROUND &&
+	                (err = dsm__tcp_accept(s->fd, &fd)) == DSM_OK;
+	     i++)
 		visit_begin(s, fd);
-	if (err == DSM_EAGAIN)
+	if (err == DSM_OK || err == DSM_EAGAIN)
 		return;
-	log_warn("cannot accept connections: %s", strerror(errno));
+	if (dsm__log_due(&s->said_full))
+		log_warn("cannot accept connections: %s", strerror(errno));
 	dsm__loop_uv(s->loop);
 	uv_poll_stop(&s->poll);
 	uv_timer_start(&s->again, on_again, FULL_PAUSE_MS, 0);

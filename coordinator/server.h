@@ -27,8 +27,13 @@
 #include "core/coord.h"
 
 #define HELLO_MS 5000
-#define RELAY_MS 10000    /* for a client to connect back, for a drain */
-#define STRANGERS_MAX 256 /* visits in state NEW */
+#define RELAY_MS 10000 /* for a client to connect back, for a drain */
+#define STRANGERS_MAX \
+	256 /* visits in state NEW; one more, and the oldest goes */
+/* Answers that a peer does not take: then its requests wait. A worker or client
+ * takes what it is sent; this is far beyond what it is ever sent at a time. */
+#define TOOL_BACKLOG_MAX ((size_t)1 << 20)
+#define PEER_BACKLOG_MAX ((size_t)256 << 20)
 
 enum visit_state {
 	VISIT_NEW,
@@ -63,6 +68,7 @@ struct server {
 	struct coord *core;
 	TAILQ_HEAD(visits, visit) visits;
 	unsigned n_new;
+	uint64_t said_strangers, said_full; /* dsm__log_due */
 	uint64_t last_relay;
 	int fd; /* listening */
 	uv_poll_t poll;

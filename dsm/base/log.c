@@ -8,6 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "clock.h"
+
+#define SAY_AGAIN_NS (10 * DSM_SEC)
+
 static const char *const names[] = {"error", "warn", "info", "debug", "trace"};
 /* -1: not read from the environment yet. */
 static _Atomic int current = -1;
@@ -82,10 +86,24 @@ dsm__log(enum dsm_log_level level, const char *fmt, ...)
 		n += m;
 	if (n > (int)sizeof(line) - 2)
 		n = (int)sizeof(line) - 2;
+	for (int i = 0; i < n; i++)
+		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+			line[i] = '?';
 	line[n++] = '\n';
 	/* One write: lines of several processes do not mix. */
 	if (write(STDERR_FILENO, line, (size_t)n) < 0) {
 		/* Nowhere left to complain. */
 	}
 	errno = saved;
+}
+
+int
+dsm__log_due(uint64_t *last_p)
+{
+	uint64_t now = dsm__now();
+
+	if (*last_p != 0 && now - *last_p < SAY_AGAIN_NS)
+		return 0;
+	*last_p = now;
+	return 1;
 }

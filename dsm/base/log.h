@@ -6,6 +6,8 @@
 #ifndef DSM_BASE_LOG_H
 #define DSM_BASE_LOG_H
 
+#include <stdint.h>
+
 enum dsm_log_level {
 	DSM_LOG_ERROR, /* cannot continue as asked */
 	DSM_LOG_WARN,  /* can */
@@ -21,8 +23,13 @@ void dsm__log_level(enum dsm_log_level level);
 /* 0, or -1 when text names no level. */
 int dsm__log_level_parse(const char *text, enum dsm_log_level *level_p);
 int dsm__log_enabled(enum dsm_log_level level);
+/* Control characters are shown as "?": names and reasons are often a peer's words. */
 void dsm__log(enum dsm_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* 1, once in 10 s: may it be said again? For what peers can make happen as often as
+ * they like. *last_p: when it was said, 0: never; the caller's lock. */
+int dsm__log_due(uint64_t *last_p);
 
 #define log_error(...) dsm__log(DSM_LOG_ERROR, __VA_ARGS__)
 #define log_warn(...) dsm__log(DSM_LOG_WARN, __VA_ARGS__)

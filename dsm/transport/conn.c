@@ -180,6 +180,12 @@ dsm__conn_is_polled(const struct dsm_conn *c)
 	return c->ops->arm != NULL;
 }
 
+void
+dsm__conn_set_max(struct dsm_conn *c, uint32_t max_body)
+{
+	c->max_body = max_body;
+}
+
 const char *
 dsm__conn_transport(const struct dsm_conn *c)
 {

@@ -108,6 +108,11 @@ const char *dsm__conn_why(const struct dsm_conn *c);
  */
 int dsm__conn_reachable(const struct dsm_conn *c, uint64_t limit_ms);
 
+/* From the next frame on: for a peer that is known now. Not less than before. */
+void dsm__conn_set_max(struct dsm_conn *c, uint32_t max_body);
+/* Frames of a peer that has not said who it is are no longer than this. */
+#define DSM_STRANGER_MAX (64u << 10)
+
 /*
  * Send one frame whose body is the concatenation of iov. Never blocks: what the
  * socket does not take at once is copied to the out-queue. iov is borrowed for

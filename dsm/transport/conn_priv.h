@@ -8,12 +8,12 @@ struct dsm_conn {
 	const struct dsm_conn_ops *ops; /* changes when verbs goes over */
 	/* Of the back-end that is offered but not in use; it closes then. */
 	const struct dsm_conn_ops *next_ops;
-	void *back;        /* of the back-end; NULL for sockets */
-	int fd;            /* the socket; const after create */
-	int poll_fd;       /* dsm__conn_fd: fd, or the back-end's */
-	uint32_t max_body; /* const after create */
-	int in_err;        /* why recv FAILED, or DSM_OK */
-	int out_err;       /* why send FAILED, or DSM_OK */
+	void *back;  /* of the back-end; NULL for sockets */
+	int fd;      /* the socket; const after create */
+	int poll_fd; /* dsm__conn_fd: fd, or the back-end's */
+	uint32_t max_body;
+	int in_err;  /* why recv FAILED, or DSM_OK */
+	int out_err; /* why send FAILED, or DSM_OK */
 	uint8_t *in;
 	size_t in_cap, in_off, in_len;
 	size_t rest;   /* of the last frame's body, not taken yet */

@@ -586,7 +586,7 @@ void
 dsm__handle_throttle(struct dsm_handle *h, struct dsm_handle *sink,
                      size_t limit)
 {
-	if (h->sink != NULL)
+	if (h->sink != NULL && h->sink->source == h)
 		h->sink->source = NULL;
 	h->sink = sink;
 	h->limit = limit;

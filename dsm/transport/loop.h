@@ -105,7 +105,7 @@ int dsm__handle_send(struct dsm_handle *h, unsigned type, uint64_t tag,
                      const struct iovec *iov, int n_iov);
 
 /* Lock held. Do not read from h while sink has more than limit bytes queued: what
- * comes in at h is passed on to sink. Ends when either handle goes; sink NULL ends
+ * comes in at h is passed on to sink, or is answered there (sink may be h). Ends when either handle goes; sink NULL ends
  * it too. One h per sink. When h fails meanwhile, lost comes at once, and frames
  * that had arrived are dropped. */
 void dsm__handle_throttle(struct dsm_handle *h, struct dsm_handle *sink,

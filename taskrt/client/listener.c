@@ -12,15 +12,18 @@
 
 #include "../../dsm/base/log.h"
 
-#define STRANGERS_MAX 64  /* connections that have not said HELLO */
 #define FULL_PAUSE_MS 100 /* when no descriptor is left */
+#define SWEEP_MS 500
+#define ACCEPTS_PER_ROUND 64 /* others have something to say, too */
 
 struct taskrt__listener {
 	struct taskrt__session *session;
 	uv_poll_t poll;
 	uv_timer_t again; /* polls again after a pause */
+	uv_timer_t sweep; /* while there are strangers: closes silent ones */
 	int fd;
-	unsigned n_open; /* of the two handles */
+	unsigned n_open;    /* of the three handles */
+	uint64_t said_full; /* dsm__log_due */
 };
 
 static void on_connection(uv_poll_t *poll, int status, int events);
@@ -47,16 +50,21 @@ pause_polling(struct taskrt__listener *l)
 }
 
 static void
+on_sweep(uv_timer_t *timer)
+{
+	struct taskrt__listener *l = timer->data;
+
+	if (taskrt__serveconn_sweep(l->session) == 0)
+		uv_timer_stop(timer);
+}
+
+static void
 serve(struct taskrt__session *s, int fd)
 {
 	struct dsm_conn *conn;
 	int err;
 
-	if (taskrt__serveconn_strangers(s) >= STRANGERS_MAX) {
-		close(fd);
-		return;
-	}
-	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
+	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_STRANGER_MAX, &conn);
 	if (err == DSM_OK)
 		err = taskrt__serveconn_start(s, conn, NULL,
 		                              TASKRT__LINK_DIRECT, NULL);
@@ -68,15 +76,22 @@ static void
 on_connection(uv_poll_t *poll, int status, int events)
 {
 	struct taskrt__listener *l = poll->data;
-	int fd, err;
+	int fd, err = DSM_EAGAIN;
 
 	(void)status;
 	(void)events;
-	while ((err = dsm__tcp_accept(l->fd, &fd)) == DSM_OK)
+	for (int i = 0; i < ACCEPTS_PER_ROUND &&
+	                (err = dsm__tcp_accept(l->fd, &fd)) == DSM_OK;
+	     i++)
 		serve(l->session, fd);
-	if (err == DSM_EAGAIN)
+	if (!uv_is_active((uv_handle_t *)&l->sweep)) {
+		uv_update_time(dsm__loop_uv(l->session->loop));
+		uv_timer_start(&l->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
+	}
+	if (err == DSM_OK || err == DSM_EAGAIN)
 		return;
-	log_warn("cannot accept data links: %s", strerror(errno));
+	if (dsm__log_due(&l->said_full))
+		log_warn("cannot accept data links: %s", strerror(errno));
 	pause_polling(l);
 }
 
@@ -101,10 +116,10 @@ taskrt__listener_start(struct taskrt__session *s, const char *addr,
 		return dsm__fail(e, DSM_ESYS, "cannot poll a listening socket");
 	}
 	uv_timer_init(uv, &l->again);
+	uv_timer_init(uv, &l->sweep);
 	l->session = s;
-	l->poll.data = l;
-	l->again.data = l;
-	l->n_open = 2;
+	l->poll.data = l->again.data = l->sweep.data = l;
+	l->n_open = 3;
 	s->listener = l;
 	return DSM_OK;
 }
@@ -133,10 +148,11 @@ taskrt__listener_stop(struct taskrt__session *s)
 	if (l == NULL)
 		return;
 	s->listener = NULL;
-	s->n_uv_closing += 2;
+	s->n_uv_closing += 3;
 	dsm__loop_uv(s->loop);
 	uv_close((uv_handle_t *)&l->poll, on_closed);
 	uv_close((uv_handle_t *)&l->again, on_closed);
+	uv_close((uv_handle_t *)&l->sweep, on_closed);
 	close(l->fd);
 }
 

@@ -29,6 +29,13 @@
 #define STAGE_KEEP (UINT64_C(64) << 20)
 /* For our QP to leave: a small frame into an empty socket. */
 #define QP_DRAIN_MS 200
+/* Links that have not said HELLO: so many, and so long. A slot's worker says it at
+ * once. */
+#define STRANGERS_MAX 64
+#define HELLO_NS (5 * DSM_SEC)
+/* Answers that a slot does not take: then its questions wait. Ours has at most three
+ * windows under way. */
+#define BACKLOG_MAX ((size_t)16 << 20)
 
 struct taskrt__serveconn {
 	TAILQ_ENTRY(taskrt__serveconn) link;
@@ -37,6 +44,7 @@ struct taskrt__serveconn {
 	struct taskrt__stagemap *stage; /* NULL: bytes come in messages */
 	enum taskrt__link_kind kind;
 	int known;     /* HELLO was good, or we made the link ourselves */
+	uint64_t born; /* when it was made */
 	uint64_t loan; /* stamp of what its slot borrowed last; 0: nothing */
 
 	int may_qp;  /* WELCOME was the last frame, and offered verbs */
@@ -199,6 +207,7 @@ static void
 welcome(struct taskrt__serveconn *c, const struct dsm_msg_hello *m)
 {
 	c->known = 1;
+	dsm__conn_set_max(dsm__handle_conn(c->handle), DSM_FRAME_MAX);
 	c->may_qp = c->session->rdma != NULL &&
 	            c->kind == TASKRT__LINK_DIRECT &&
 	            (m->features & DSM_FEATURE_VERBS) != 0;
@@ -421,7 +430,6 @@ on_ask(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	return err;
 }
 
-/* A slot that borrows again has used up what it had. */
 /* A slot that has gone over sees that the fabric brings something. */
 static int
 on_ping(struct taskrt__serveconn *c, const struct dsm_frame *f)
@@ -439,6 +447,7 @@ on_ping(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	return err;
 }
 
+/* A slot that borrows again has used up what it had. */
 static int
 on_borrow(struct taskrt__serveconn *c, const struct dsm_frame *f)
 {
@@ -582,6 +591,52 @@ on_lost(void *owner, struct dsm_handle *h, int err)
 
 static const struct dsm_handle_ops handle_ops = {on_frame, on_lost};
 
+/* Who connects to say nothing must not keep out those who have something to say. */
+static void
+make_room(struct taskrt__session *s)
+{
+	struct taskrt__serveconn *c, *oldest = NULL;
+	unsigned n = 0;
+
+	TAILQ_FOREACH(c, &s->serveconns, link)
+	{
+		if (c->known)
+			continue;
+		n++;
+		if (oldest == NULL)
+			oldest = c;
+	}
+	if (n < STRANGERS_MAX)
+		return;
+	if (dsm__log_due(&s->said_strangers))
+		log_warn("more than %d data links without HELLO: the oldest "
+		         "are closed",
+		         STRANGERS_MAX);
+	taskrt__serveconn_close(oldest);
+}
+
+unsigned
+taskrt__serveconn_sweep(struct taskrt__session *s)
+{
+	uint64_t now = dsm__now();
+	struct taskrt__serveconn *c, *next;
+	unsigned n = 0;
+
+	for (c = TAILQ_FIRST(&s->serveconns); c != NULL; c = next) {
+		next = TAILQ_NEXT(c, link);
+		if (c->known)
+			continue;
+		if (now - c->born < HELLO_NS) {
+			n++;
+			continue;
+		}
+		log_debug("data link of %s closed: no HELLO",
+		          dsm__conn_peer(dsm__handle_conn(c->handle)));
+		taskrt__serveconn_close(c);
+	}
+	return n;
+}
+
 int
 taskrt__serveconn_start(struct taskrt__session *s, struct dsm_conn *conn,
                         struct taskrt__stagemap *stage,
@@ -593,6 +648,8 @@ taskrt__serveconn_start(struct taskrt__session *s, struct dsm_conn *conn,
 
 	if (c == NULL)
 		goto close_conn;
+	make_room(s);
+	c->born = dsm__now();
 	c->session = s;
 	c->stage = stage;
 	c->kind = kind;
@@ -600,6 +657,7 @@ taskrt__serveconn_start(struct taskrt__session *s, struct dsm_conn *conn,
 	err = dsm__loop_attach(s->loop, conn, &handle_ops, c, &c->handle);
 	if (err != DSM_OK)
 		goto free_link;
+	dsm__handle_throttle(c->handle, c->handle, BACKLOG_MAX);
 	s->links.shm += kind == TASKRT__LINK_OWN;
 	TAILQ_INSERT_TAIL(&s->serveconns, c, link);
 	if (c_p != NULL)
@@ -641,17 +699,6 @@ taskrt__serveconn_close_all(struct taskrt__session *s)
 	while (!TAILQ_EMPTY(&s->serveconns))
 		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 		taskrt__serveconn_close(TAILQ_FIRST(&s->serveconns));
-}
-
-unsigned
-taskrt__serveconn_strangers(const struct taskrt__session *s)
-{
-	const struct taskrt__serveconn *c;
-	unsigned n = 0;
-
-	TAILQ_FOREACH(c, &s->serveconns, link)
-	n += !c->known;
-	return n;
 }
 
 void

@@ -48,8 +48,9 @@ int taskrt__serveconn_send(struct taskrt__serveconn *c, unsigned type,
                            uint64_t tag, const struct dsm_wbuf *w);
 void taskrt__serveconn_close(struct taskrt__serveconn *c);
 void taskrt__serveconn_close_all(struct taskrt__session *s);
-/* Links that have not said who they are. */
-unsigned taskrt__serveconn_strangers(const struct taskrt__session *s);
+/* Close links that have not said who they are for too long. Returns how many may
+ * still do it. */
+unsigned taskrt__serveconn_sweep(struct taskrt__session *s);
 /* taskrt__session_forget's part. */
 void taskrt__serveconn_forget_all(struct taskrt__session *s);
 

@@ -95,6 +95,7 @@ struct taskrt__session {
 	struct taskrt__listener *listener; /* NULL: none */
 	TAILQ_HEAD(, taskrt__serveconn) serveconns;
 	TAILQ_HEAD(, taskrt__stagemap) stagemaps;
+	uint64_t said_strangers;   /* dsm__log_due */
 	unsigned n_uv_closing;     /* uv handles whose close callback is due */
 	struct taskrt__rdma *rdma; /* NULL: no link goes over verbs */
 	int rdma_warned;           /* of a link that could not go over */

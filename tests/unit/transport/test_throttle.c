@@ -199,7 +199,49 @@ test_without_a_sink_its_end_is_noticed(void)
 	close_pipe(&p);
 }
 
+/* Every frame is answered, and the other end reads no answers. */
+static void
+test_who_does_not_read_answers_is_not_asked_for_more(void)
+{
+	struct pipe p;
+
+	open_pipe(&p, 0);
+	dsm__handle_close(p.out);
+	p.out = p.in;
+	dsm__handle_throttle(p.in, p.in, LIMIT);
+	drive_until_stuck(&p);
+	MUST(p.passed < N_FRAMES);
+	MUST(p.most <= LIMIT + FRAME + 1024);
+	close_pipe(&p);
+}
+
+/* A relay's two ends: each is the other's sink after it was its own. */
+static void
+test_a_handle_that_was_its_own_sink_can_have_another(void)
+{
+	struct pipe p;
+
+	open_pipe(&p, 0);
+	dsm__handle_throttle(p.in, p.in, LIMIT);
+	dsm__handle_throttle(p.out, p.out, LIMIT);
+	dsm__handle_throttle(p.in, p.out, LIMIT);
+	dsm__handle_throttle(p.out, p.in, LIMIT);
+	while (p.passed < N_FRAMES) {
+		struct dsm_frame f;
+
+		while (dsm__conn_recv(p.reader, &f) == DSM_OK)
+			;
+		MUST(dsm__conn_flush(p.sender) != DSM_ECONN);
+		MUST_BE(
+		    dsm__loop_drive(p.loop, never, NULL, dsm__deadline_ms(1)),
+		    DSM_ETIMEDOUT);
+	}
+	close_pipe(&p);
+}
+
 SUITE(dsm_transport_throttle, "dsm.transport.throttle",
       T(test_a_slow_reader_slows_the_sender),
       T(test_it_reads_on_when_the_reader_is_closed),
-      T(test_a_held_handle_sleeps), T(test_without_a_sink_its_end_is_noticed));
+      T(test_a_held_handle_sleeps), T(test_without_a_sink_its_end_is_noticed),
+      T(test_who_does_not_read_answers_is_not_asked_for_more),
+      T(test_a_handle_that_was_its_own_sink_can_have_another));
