@@ -195,6 +195,9 @@ int dsm__tcp_is_loopback(const char *addr, struct dsm_error *e);
 /* 1: a numeric address and a port, that connecting to asks no name server for. For
  * what a peer names: a look-up may take minutes. */
 int dsm__tcp_is_numeric(const char *addr);
+/* *addr_p: such an address of what addr names, by a look-up where it is a name. */
+int dsm__tcp_numeric(const char *addr, char addr_p[DSM_ADDR_MAX],
+                     struct dsm_error *e);
 /* Connect, waiting until the deadline at most; the socket is non-blocking,
  * CLOEXEC, TCP_NODELAY. DSM_EINVAL, DSM_ECONN, DSM_ETIMEDOUT; e: peer, errno
  * text. */

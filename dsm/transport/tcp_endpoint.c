@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -164,6 +165,29 @@ dsm__tcp_is_loopback(const char *addr, struct dsm_error *e)
 		all = all && is_loopback(a);
 	freeaddrinfo(list);
 	return all;
+}
+
+int
+dsm__tcp_numeric(const char *addr, char addr_p[DSM_ADDR_MAX],
+                 struct dsm_error *e)
+{
+	char host[64] = "", port[8] = "";
+	struct addrinfo *list = NULL;
+	const struct addrinfo *a;
+	int rc = resolve(addr, 0, &list, e);
+
+	if (rc != DSM_OK)
+		return rc;
+	a = nth_addr(list, 0);
+	if (getnameinfo(a->ai_addr, a->ai_addrlen, host, sizeof(host), port,
+	                sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+		rc = dsm__fail(e, DSM_ECONN, "cannot resolve %s", addr);
+	else
+		snprintf(addr_p, DSM_ADDR_MAX,
+		         a->ai_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host,
+		         port);
+	freeaddrinfo(list);
+	return rc;
 }
 
 static int

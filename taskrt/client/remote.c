@@ -298,14 +298,20 @@ announce(const struct taskrt__config *c, const char *beside,
 {
 	const char *port = strrchr(listened, ':');
 	const char *host_end = strrchr(beside, ':');
+	struct dsm_error e = {0};
 
-	if (c->advertise[0] != '\0')
-		snprintf(addr, DSM_ADDR_MAX, "%s", c->advertise);
-	else if (c->listen[0] == '*' && port != NULL && host_end != NULL)
+	if (c->advertise[0] != '\0') {
+		/* Workers look no names up that a peer gave them. */
+		if (dsm__tcp_numeric(c->advertise, addr, &e) != DSM_OK)
+			log_warn("TASKRT_ADVERTISE: %s; slots will use the "
+			         "relay",
+			         e.text);
+	} else if (c->listen[0] == '*' && port != NULL && host_end != NULL) {
 		snprintf(addr, DSM_ADDR_MAX, "%.*s%s", (int)(host_end - beside),
 		         beside, port);
-	else
+	} else {
 		snprintf(addr, DSM_ADDR_MAX, "%s", listened);
+	}
 }
 
 /* Listen where we are told to, else beside the control link fd. addr: what workers

@@ -212,7 +212,27 @@ test_a_started_connect_ends_in_a_result(void)
 	close(p.fd);
 }
 
+static void
+test_a_numeric_address_needs_no_look_up_and_a_name_gets_one(void)
+{
+	struct dsm_error e;
+	char addr[DSM_ADDR_MAX];
+
+	MUST(dsm__tcp_is_numeric("10.0.0.1:80"));
+	MUST(dsm__tcp_is_numeric("[fe80::1]:80"));
+	MUST(!dsm__tcp_is_numeric("localhost:80"));
+	MUST(!dsm__tcp_is_numeric("10.0.0.1"));
+	MUST(!dsm__tcp_is_numeric("*:80"));
+	MUST(!dsm__tcp_is_numeric(":80"));
+	MUST_OK(dsm__tcp_numeric("localhost:80", addr, &e));
+	MUST(strcmp(addr, "127.0.0.1:80") == 0);
+	MUST_OK(dsm__tcp_numeric("[::1]:80", addr, &e));
+	MUST(strcmp(addr, "[::1]:80") == 0);
+	MUST_BE(dsm__tcp_numeric("no address", addr, &e), DSM_EINVAL);
+}
+
 SUITE(dsm_transport_address, "dsm.transport.address",
+      T(test_a_numeric_address_needs_no_look_up_and_a_name_gets_one),
       T(test_no_host_means_loopback), T(test_a_star_listens_everywhere),
       T(test_ipv6_addresses_are_in_brackets),
       T(test_bad_addresses_are_named_in_the_error),

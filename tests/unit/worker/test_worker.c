@@ -843,11 +843,11 @@ test_runs_that_wait_for_busy_slots_are_all_applied(void)
 static void
 test_a_client_s_odd_address_makes_it_unfit_and_no_more(void)
 {
-	static const char *const odd[] = {
-	    "node7:80", "10.0.0.1", "*:80",
-	    "1111111111111111111111111111111111111111111111111111111111111111"
-	    "11111111111111111111111111111111111111111111:80"};
+	char longer[DSM_ADDR_MAX + 8];
+	const char *const odd[] = {"node7:80", "10.0.0.1", "*:80", longer};
 
+	memset(longer, '1', sizeof(longer));
+	memcpy(longer + sizeof(longer) - 4, ":80", 4);
 	for (unsigned i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
 		struct rig r;
 
