@@ -207,10 +207,18 @@ $(bench): $(call obj,$(bench_src)) $(libinternal) $(libdsm)
 $(examples) $(bench): EXTRA_LIBS := -fopenmp -lpng
 $(call obj,$(example_src) $(example_common) $(bench_src)): \
 	ALL_CFLAGS += -fopenmp
-# With SANITIZE=fuzzer-no-link,… libFuzzer brings its own main.
+# With SANITIZE=fuzzer-no-link,… libFuzzer brings its own main. Most targets need
+# libdsm alone; some the daemons' cores, or the client.
 fuzz_driver := $(if $(findstring fuzzer,$(SANITIZE)),,tests/fuzz/driver.c)
-$(fuzz): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(call obj,$(fuzz_driver)) \
-	$(libdsm)
+fuzz_common := $(call obj,$(fuzz_driver) tests/fuzz/fuzz.c)
+fuzz_of_cores := $(filter $(addprefix %/fuzz_,coord server worker),$(fuzz))
+fuzz_of_client := $(filter $(addprefix %/fuzz_,client),$(fuzz))
+$(filter-out $(fuzz_of_cores) $(fuzz_of_client),$(fuzz)): $(B)/tests/%: \
+	$(B)/obj/tests/fuzz/%.o $(fuzz_common) $(libdsm)
+$(fuzz_of_cores): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(fuzz_common) \
+	$(libcoord) $(libdsm)
+$(fuzz_of_client): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(fuzz_common) \
+	$(libinternal) $(libdsm)
 $(fuzz): EXTRA_LIBS := $(if $(findstring fuzzer,$(SANITIZE)),-fsanitize=fuzzer)
 
 # --- the slot: two addresses, with and without verbs; images of it ---
@@ -262,7 +270,8 @@ $(B)/obj/%.o: %.cpp
 all_obj := $(call obj,$(dsm_src) $(coord_src) $(client_src) $(tool_src) \
 	$(bench_src) $(example_src) $(example_common) $(test_src) $(e2e_src) \
 	$(behaviour_src) $(fuzz_src) \
-	$(wildcard coordinator/*.c tests/fuzz/driver.c tests/helpers/cases.c)) $(slot_obj) \
+	$(wildcard coordinator/*.c tests/fuzz/driver.c \
+	tests/fuzz/fuzz.c tests/helpers/cases.c)) $(slot_obj) \
 	$(slot_plain_obj) $(slot_verbs_obj)
 .SECONDARY: $(all_obj)
 -include $(all_obj:.o=.d)

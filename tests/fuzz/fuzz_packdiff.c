@@ -6,10 +6,9 @@
 #include <stdlib.h>
 
 #include "../../dsm/wire/packdiff.h"
+#include "fuzz.h"
 
 #define RAW_MAX (1u << 20)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void
 walk(const uint8_t *mask, size_t len)
