@@ -13,9 +13,26 @@ static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
 /* In static memory: the loop closes them when it is destroyed. */
 static uv_signal_t signals[N_ENDING];
 
+static int (*term_fn)(void *arg);
+static void *term_arg;
+
+void
+daemon_on_term(int (*fn)(void *arg), void *arg)
+{
+	term_fn = fn;
+	term_arg = arg;
+}
+
 static void
 on_signal(uv_signal_t *h, int signum)
 {
+	int (*fn)(void *arg) = term_fn;
+
+	if (signum == SIGTERM && fn != NULL) {
+		term_fn = NULL;
+		if (fn(term_arg))
+			return;
+	}
 	log_info("ends: %s", strsignal(signum));
 	dsm__loop_stop(h->data);
 }

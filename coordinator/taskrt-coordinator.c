@@ -10,7 +10,7 @@
 static const char *listen_addr = "127.0.0.1:7070";
 static const char *token_file;
 static uint64_t no_worker_ms = 10000, heartbeat_ms = 1000, stopped_ms = 3600000;
-static int insecure;
+static int insecure, no_copies;
 
 static const struct opt opts[] = {
     {"--listen", "-l", "ADDR:PORT",
@@ -33,6 +33,9 @@ static const struct opt opts[] = {
      "how long a program may be stopped (Ctrl-Z, a debugger) and keep its "
      "session (default 3600)",
      OPT_SECONDS, &stopped_ms, 0, 0},
+    {"--no-copies", NULL, NULL,
+     "no second copies of tasks that run much longer than others", OPT_FLAG,
+     &no_copies, 0, 0},
     {"--version", "-V", NULL, "print the version", OPT_VERSION, NULL, 0, 0},
     {"--help", "-h", NULL, "print this", OPT_HELP, NULL, 0, 0},
     {NULL, NULL, NULL, NULL, OPT_FLAG, NULL, 0, 0},
@@ -77,6 +80,7 @@ serve(void)
 	            .no_worker_ms = no_worker_ms,
 	            .heartbeat_ms = (uint32_t)heartbeat_ms,
 	            .stopped_ms = stopped_ms,
+	            .no_copies = no_copies,
 	            .welcome_flags = insecure ? DSM_WELCOME_INSECURE : 0,
 	        },
 	};

@@ -13,7 +13,7 @@
 #define SLOTS_MAX 4096
 
 static const char *coordinator, *token_file, *shown_name, *faults;
-static uint64_t n_slots, wait_ms = 30000;
+static uint64_t n_slots, wait_ms = 30000, drain_ms = 600000;
 static int once;
 static struct rdma_options rdma = {.gid_index = RDMA_ANY_GID};
 
@@ -34,6 +34,9 @@ static const struct opt opts[] = {
      "how long to try to join at the start "
      "(default 30)",
      OPT_SECONDS, &wait_ms, 0, 0},
+    {"--drain-time", NULL, "SECONDS",
+     "how long tasks may go on after SIGTERM (default 600)", OPT_SECONDS,
+     &drain_ms, 0, 0},
     {"--faults", NULL, "KIND",
      "how slots trap missing pages: auto, or segv where userfaultfd is not "
      "wanted",
@@ -104,12 +107,51 @@ check_coordinator(void)
 	return 0;
 }
 
+/* --- SIGTERM --- */
+
+/* In static memory: the loop closes the timer when it is destroyed. */
+static struct drain {
+	struct dsm_loop *loop;
+	struct uplink *up;
+	uv_timer_t timer;
+} drain;
+
+static void
+on_drain_time(uv_timer_t *t)
+{
+	const struct drain *d = t->data;
+
+	log_warn("tasks still run %g s after SIGTERM (--drain-time): they are "
+	         "ended, and run again elsewhere",
+	         (double)drain_ms / 1000);
+	dsm__loop_stop(d->loop);
+}
+
+/* Batch systems and systemd say SIGTERM, and SIGKILL some time later. */
+static int
+on_term(void *arg)
+{
+	struct drain *d = arg;
+	unsigned n = uplink_drain(d->up);
+
+	log_info("SIGTERM: takes no more tasks, %u slot%s at work; a second "
+	         "one ends it at once",
+	         n, n == 1 ? "" : "s");
+	d->timer.data = d;
+	uv_timer_init(dsm__loop_uv(d->loop), &d->timer);
+	uv_update_time(dsm__loop_uv(d->loop));
+	uv_timer_start(&d->timer, on_drain_time, drain_ms, 0);
+	return 1;
+}
+
 static int
 work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs)
 {
 	const struct worker_params p = {
 	    .n_slots = (unsigned)n_slots,
 	    .up = uplink_link(up),
+	    .drained = uplink_drained,
+	    .drained_ctx = up,
 	    .heap_fd = -1,
 	    .relay = coordinator,
 	    .verbs = *verbs,
@@ -123,7 +165,11 @@ work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs)
 		return 1;
 	}
 	uplink_start(up, w, p.n_slots);
+	drain.loop = loop;
+	drain.up = up;
+	daemon_on_term(on_term, &drain);
 	dsm__loop_run(loop);
+	daemon_on_term(NULL, NULL);
 	uplink_stop(up);
 	worker_destroy(w);
 	return uplink_status(up);

@@ -33,6 +33,7 @@ struct uplink {
 	enum uplink_state state;
 	int status;       /* OVER */
 	int was_joined;   /* ever */
+	int draining;     /* uplink_drain */
 	uint64_t give_up; /* when, before the first WELCOME */
 	struct dsm_backoff backoff;
 	struct dsm_connect *connect; /* CONNECTING */
@@ -90,10 +91,12 @@ fail(struct uplink *u, const char *why)
 	disconnect(u);
 	u->state = UP_WAITING;
 	if (joined) {
+		int ends = u->p.once || u->draining;
+
 		log_warn("coordinator %s lost: %s%s", u->p.addr, text,
-		         u->p.once ? "" : "; connecting again");
+		         ends ? "" : "; connecting again");
 		worker_up_lost(u->worker);
-		if (u->p.once) {
+		if (ends) {
 			give_up(u, 0);
 			return;
 		}
@@ -389,6 +392,29 @@ uplink_start(struct uplink *u, struct worker *w, unsigned n_slots)
 	u->give_up = dsm__deadline_ms(u->p.wait_ms);
 	u->state = UP_WAITING;
 	set_timer(u, 0);
+}
+
+unsigned
+uplink_drain(struct uplink *u)
+{
+	unsigned n = worker_busy(u->worker);
+
+	u->draining = 1;
+	if (u->state == UP_JOINED)
+		worker_drain(u->worker);
+	else
+		give_up(u, 0);
+	return n;
+}
+
+void
+uplink_drained(void *arg)
+{
+	struct uplink *u = arg;
+
+	log_info("drained: all that it had is done");
+	u->status = 0;
+	dsm__loop_stop(u->loop);
 }
 
 void

@@ -33,6 +33,11 @@ int uplink_create(struct dsm_loop *loop, const struct uplink_params *p,
 struct coord_link *uplink_link(struct uplink *u);
 /* Begin. The worker must live until uplink_stop. */
 void uplink_start(struct uplink *u, struct worker *w, unsigned n_slots);
+/* Finish what slots have, take no more, then stop the loop with status 0. Returns the
+ * number of slots at work; 0 and not joined: the loop is stopped already. */
+unsigned uplink_drain(struct uplink *u);
+/* For struct worker_params. arg: the uplink. */
+void uplink_drained(void *arg);
 /* Disconnect; nothing reaches the worker from here on. */
 void uplink_stop(struct uplink *u);
 /* After dsm__loop_run: the exit status. */

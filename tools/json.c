@@ -161,6 +161,12 @@ json_is_object(const char *value)
 }
 
 int
+json_is_true(const char *value)
+{
+	return value != NULL && strncmp(value, "true", 4) == 0;
+}
+
+int
 json_is_whole(const char *text)
 {
 	const char *p = skip_value(text, 0);

@@ -24,6 +24,7 @@ uint64_t json_number(const char *value);
  * "" for anything else. Returns buf. */
 char *json_text(const char *value, char *buf, size_t size);
 int json_is_object(const char *value);
+int json_is_true(const char *value);
 /* 1 when the text is one whole value and nothing more. */
 int json_is_whole(const char *text);
 

@@ -57,13 +57,14 @@ print_workers(const char *list)
 		printf("  %-24s %-22s %6s %6s %12s\n", "WORKER", "ADDRESS",
 		       "BUSY", "SLOTS", "TASKS");
 	for (w = json_first(list); w != NULL; w = json_next(w))
-		printf(
-		    "  %-24s %-22s %6llu %6llu %12llu\n",
-		    json_text(json_member(w, "name"), name, sizeof(name)),
-		    json_text(json_member(w, "peer"), peer, sizeof(peer)),
-		    (unsigned long long)json_number(json_member(w, "busy")),
-		    (unsigned long long)json_number(json_member(w, "slots")),
-		    (unsigned long long)json_number(json_member(w, "tasks")));
+		printf("  %-24s %-22s %6llu %6llu %12llu%s\n",
+		       json_text(json_member(w, "name"), name, sizeof(name)),
+		       json_text(json_member(w, "peer"), peer, sizeof(peer)),
+		       (unsigned long long)json_number(json_member(w, "busy")),
+		       (unsigned long long)json_number(json_member(w, "slots")),
+		       (unsigned long long)json_number(json_member(w, "tasks")),
+		       json_is_true(json_member(w, "draining")) ? "  draining"
+		                                                : "");
 }
 
 /* "3 of 100 tasks, 2 failed, 1.5 s", or "" between runs. */

@@ -7,13 +7,17 @@
  *   COMPLETE  from OUT or DONE; its masks are with the race check for good
  *   BACK      from OUT or DONE: the worker lost it; its tasks are pending, or
  *             failed when that happened too often
- *   VOID      from OUT: it failed, and nothing of it counts
+ *   VOID      from OUT: it failed, and nothing of it counts; or from OUT or DONE:
+ *             its twin answered first
  * coord__attempt_leave is the way out of OUT and DONE. A task that fails ends its
  * attempt: those before it stay done where each task is its own writer and the
  * slot says it ran them, those after it are pending again.
  *
  * Invariant: n_done + n_failed + sched.n_pending + the tasks of attempts OUT or
- * DONE == total. So the run is over when nothing is pending or held.
+ * DONE, those of twins once, == total. So the run is over when nothing is pending
+ * or held. A twin (copies.c) is held as long as its attempt is: whichever leaves
+ * first either answers for both (the other one is VOID at once), or was lost (the
+ * other one goes on alone).
  */
 #include "core.h"
 
@@ -46,8 +50,14 @@ coord__attempt_leave(struct run *r, struct attempt *a, enum attempt_state to)
 		a->sw->worker->n_out--;
 		a->sw->n_out--;
 	}
+	/* What it reported counts no more. */
+	if (a->state == ATTEMPT_DONE && to != ATTEMPT_COMPLETE)
+		r->counters.tasks -= a->hi - a->lo;
 	if (to != ATTEMPT_DONE) {
+		struct worker_peer *w = a->sw->worker;
+
 		TAILQ_REMOVE(&a->sw->held, a, link);
+		coord__worker_release(w);
 		r->n_held--;
 		a->sw = NULL;
 		coord__done_free(a->done);
@@ -105,7 +115,14 @@ static void
 take_back(struct run *r, struct attempt *a, const struct worker_peer *w,
           int blame, const char *reason)
 {
+	struct attempt *twin = a->twin;
+
 	coord__attempt_leave(r, a, ATTEMPT_BACK);
+	if (twin != NULL) {
+		coord__copies_part(a);
+		twin->n_lost += blame != 0;
+		return;
+	}
 	if (blame && a->n_lost >= r->m.retries) {
 		fail_lost(r, a, w->name, reason);
 		return;
@@ -163,6 +180,7 @@ complete(struct run *r, struct attempt *a)
 		r->counters.check_ns += dsm__now() - start;
 	if (err != DSM_OK)
 		r->out_of_memory = 1;
+	coord__copies_drop_twin(r, a);
 	a->sw->worker->n_tasks += a->hi - a->lo;
 	a->sw->n_tasks += a->hi - a->lo;
 	r->n_done += a->hi - a->lo;
@@ -223,6 +241,9 @@ static int
 done_with_failure(struct run *r, struct attempt *a, const struct report *rep)
 {
 	uint64_t t = rep->failure.task, lo = a->lo, hi = a->hi;
+
+	/* A failure is an answer, too. */
+	coord__copies_drop_twin(r, a);
 
 	/* Where the call would have got with another part is not known. */
 	if (r->m.mode == DSM_MODE_FOR_RANGE && !coord__run_isolated(r)) {

@@ -158,6 +158,7 @@ worker_create(struct coord *k, struct coord_peer *p,
 		free(w);
 		return DSM_ESYS;
 	}
+	w->k = k;
 	w->peer = p;
 	w->id = k->next_worker++;
 	dsm__str_copy(w->name, sizeof(w->name), h->name);
@@ -430,6 +431,19 @@ on_unfit(struct coord *k, struct worker_peer *w, const struct dsm_frame *f)
 }
 
 static int
+on_drain(struct coord *k, struct worker_peer *w, const struct dsm_frame *f)
+{
+	struct dsm_msg_drain m;
+
+	if (dsm__decode_drain(f->body, f->len, &m) != DSM_OK)
+		return DSM_EPROTO;
+	coord__worker_drain(w);
+	coord__worker_release(w);
+	coord__dispatch(k);
+	return DSM_OK;
+}
+
+static int
 on_ping(struct coord *k, struct coord_peer *p, const struct dsm_frame *f)
 {
 	struct dsm_msg_ping ping;
@@ -503,6 +517,8 @@ on_frame(struct coord *k, struct coord_peer *p, const struct dsm_frame *f)
 			return on_unfit(k, p->worker, f);
 		case DSM_MSG_LINK:
 			return on_link(p->worker, f);
+		case DSM_MSG_DRAIN:
+			return on_drain(k, p->worker, f);
 		default:
 			break;
 		}
@@ -611,5 +627,5 @@ coord_tick(struct coord *k, uint64_t now)
 		next = earlier(next, now + TICK_RUN);
 	}
 	coord__dispatch(k);
-	return next;
+	return earlier(next, coord__copies_tick(k, now));
 }

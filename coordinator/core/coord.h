@@ -56,6 +56,7 @@ struct coord_params {
 	uint64_t stopped_ms;   /* a client that is silent, though its machine
 	                        * answers, is kept as long */
 	uint32_t welcome_flags;
+	int no_copies;     /* of tasks that are late (copies.c) */
 	const char *where; /* own address, for texts; NULL: none; borrowed */
 };
 

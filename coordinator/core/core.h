@@ -6,7 +6,8 @@
  *
  * A sworker exists for every pair of a live session and a live worker, and is in
  * a list of each. An attempt in state OUT or DONE is in its sworker's list
- * `held`, an attempt in another state belongs to nobody.
+ * `held`, an attempt in another state belongs to nobody. Two attempts that are held
+ * may have the same tasks: twins (copies.c).
  */
 #ifndef COORDINATOR_CORE_CORE_H
 #define COORDINATOR_CORE_CORE_H
@@ -53,12 +54,15 @@ struct coord_peer {
 
 struct worker_peer {
 	TAILQ_ENTRY(worker_peer) link;
+	struct coord *k;
 	struct coord_peer *peer;
 	uint64_t id;
 	char name[COORD_NAME_MAX]; /* host */
 	uint8_t key[DSM_KEY_LEN];  /* who shows it is this worker, come back */
 	unsigned n_slots;
 	unsigned n_out;   /* attempts OUT, over all sessions */
+	int draining;     /* it leaves when it holds nothing any more */
+	int released;     /* and was told so */
 	uint64_t n_tasks; /* done here */
 	uint8_t cpu[COORD_CPU_MAX];
 	size_t cpu_len;
@@ -149,6 +153,11 @@ struct session *coord__session_find(struct coord *k, uint64_t id);
 /* Pair the session with a worker: TOLD and the run in flight, or UNFIT. */
 int coord__session_meet(struct session *s, struct worker_peer *w);
 void coord__sworker_destroy(struct sworker *sw);
+/* The worker gets no more work: its slots count for no session. */
+void coord__worker_drain(struct worker_peer *w);
+/* Tell a worker that drains and holds nothing that it may go. */
+void coord__worker_release(struct worker_peer *w);
+int coord__takes_work(const struct worker_peer *w);
 void coord__sworker_unfit(struct sworker *sw, const char *reason);
 /* Those who have said that they are unfit are asked again when it is time: they are
  * TOLD, and hear of the run in flight. */
@@ -179,9 +188,12 @@ struct attempt {
 	TAILQ_ENTRY(attempt) link; /* sw->held */
 	struct sworker *sw;        /* NULL unless OUT or DONE */
 	struct done *done;         /* OUT: of MASKS; DONE: all */
+	struct attempt *twin;      /* of the same tasks, held too; or NULL */
 	uint64_t id, lo, hi;
+	uint64_t given; /* when EXEC was sent */
 	uint32_t n_lost;
 	uint8_t state;
+	uint8_t copy;   /* the second of two */
 	uint8_t stored; /* STORED is in (it may overtake DONE) */
 };
 
@@ -210,6 +222,7 @@ struct run {
 	struct failures failures;
 	struct dsm_counters counters;
 	uint64_t started, next_progress;
+	uint64_t next_copies; /* when to look for stragglers */
 	uint64_t alone_since; /* no usable worker since then; 0: there is one */
 	int out_of_memory;    /* coord__run_settle ends it */
 };
@@ -253,6 +266,16 @@ int coord__run_stored(struct session *s, const struct dsm_frame *f);
 void coord__run_take_back(struct run *r, struct sworker *sw, int blame,
                           const char *reason);
 
+/* --- second copies: copies.c --- */
+
+/* Start copies of what is late, on slots that have nothing else to do. Returns when
+ * to look again. */
+uint64_t coord__copies_tick(struct coord *k, uint64_t now);
+/* a's answer counts, or a is lost: which of the two goes on is no question any more. */
+void coord__copies_part(struct attempt *a);
+/* a's answer counts: its twin is ended, wherever it is. */
+void coord__copies_drop_twin(struct run *r, struct attempt *a);
+
 /* --- DONE messages: report.c --- */
 
 /* A decoded and checked DONE. */
@@ -280,6 +303,12 @@ int coord__run_isolated(const struct run *r);
  * free. */
 void coord__dispatch(struct coord *k);
 void coord__dispatch_to(struct coord *k, struct worker_peer *w);
+/* Slots that may work on the run at a time. */
+uint64_t coord__usable_slots(const struct run *r);
+/* Send the tasks to the worker: a new attempt, OUT. NULL: out of memory, which the
+ * run's next tick ends it for. */
+struct attempt *coord__hand_out(struct coord *k, struct sworker *sw,
+                                const struct sched_iv *iv);
 
 /* --- verdicts (verdict.c) --- */
 

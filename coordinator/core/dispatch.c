@@ -39,9 +39,8 @@ attempt_room(struct run *r)
 	return coord__run_attempt(r, r->n_attempts);
 }
 
-/* Slots that may work on the run at a time. */
-static uint64_t
-usable_slots(const struct run *r)
+uint64_t
+coord__usable_slots(const struct run *r)
 {
 	uint64_t n = r->session->n_slots;
 
@@ -59,7 +58,7 @@ wants(const struct run *r, const struct worker_peer *w, unsigned level)
 	 * for it. */
 	if (r->m.max_slots != 0 && r->n_out >= r->m.max_slots)
 		return 0;
-	credits = coord__sched_credits(&r->sched, usable_slots(r));
+	credits = coord__sched_credits(&r->sched, coord__usable_slots(r));
 	return w->n_out < (credits < level ? credits : level) * w->n_slots;
 }
 
@@ -85,26 +84,24 @@ pick(const struct worker_peer *w, unsigned level)
 	return best;
 }
 
-static void
-give(struct coord *k, struct sworker *sw)
+struct attempt *
+coord__hand_out(struct coord *k, struct sworker *sw, const struct sched_iv *iv)
 {
 	struct session *s = sw->session;
 	struct run *r = s->run;
 	struct attempt *a = attempt_room(r);
 	struct dsm_msg_exec m;
-	struct sched_iv iv;
 
 	if (a == NULL) {
 		r->out_of_memory = 1; /* the next tick ends the run */
-		return;
+		return NULL;
 	}
-	if (!coord__sched_take(&r->sched, usable_slots(r), &iv))
-		return;
 	memset(a, 0, sizeof(*a));
 	a->id = r->first_attempt + r->n_attempts++;
-	a->lo = iv.lo;
-	a->hi = iv.hi;
-	a->n_lost = iv.n_lost;
+	a->lo = iv->lo;
+	a->hi = iv->hi;
+	a->n_lost = iv->n_lost;
+	a->given = k->now;
 	a->sw = sw;
 	TAILQ_INSERT_TAIL(&sw->held, a, link);
 	r->n_out++;
@@ -115,12 +112,26 @@ give(struct coord *k, struct sworker *sw)
 	m = (struct dsm_msg_exec){s->id, r->m.run, a->id, a->lo, a->hi};
 	coord__peer_send_buf(k, sw->worker->peer, DSM_MSG_EXEC,
 	                     dsm__encode_exec(&k->buf, &m));
+	return a;
+}
+
+static void
+give(struct coord *k, struct sworker *sw)
+{
+	struct run *r = sw->session->run;
+	struct sched_iv iv;
+
+	/* Room first: tasks that were taken must be with somebody. */
+	if (attempt_room(r) == NULL)
+		r->out_of_memory = 1;
+	else if (coord__sched_take(&r->sched, coord__usable_slots(r), &iv))
+		coord__hand_out(k, sw, &iv);
 }
 
 static int
 give_one(struct coord *k, struct worker_peer *w, unsigned level)
 {
-	struct sworker *sw = w->peer->closing ? NULL : pick(w, level);
+	struct sworker *sw = coord__takes_work(w) ? pick(w, level) : NULL;
 
 	if (sw == NULL)
 		return 0;

@@ -162,7 +162,8 @@ list_unfinished(struct run *r)
 
 	TAILQ_FOREACH(sw, &r->session->workers, of_session)
 	TAILQ_FOREACH(a, &sw->held, link)
-	note_unfinished(r, a->lo, a->hi);
+	if (a->twin == NULL || !a->copy)
+		note_unfinished(r, a->lo, a->hi);
 	for (size_t i = 0; i < r->sched.n_back; i++)
 		note_unfinished(r, r->sched.back[i].lo, r->sched.back[i].hi);
 	note_unfinished(r, r->sched.next, r->sched.end);
@@ -318,14 +319,16 @@ no_worker_text(const struct run *r, char *text, size_t size)
 		    len > 0 ? "; " : "", sw->worker->name, sw->reason);
 }
 
-/* Is there a worker that can run it, as far as we know? */
+/* Is there a worker that can run it, as far as we know? One that drains finishes what
+ * it has. */
 static int
 has_worker(const struct run *r)
 {
 	const struct sworker *sw;
 
 	TAILQ_FOREACH(sw, &r->session->workers, of_session)
-	if (sw->state == SWORKER_TOLD && !sw->doubtful)
+	if (sw->state == SWORKER_TOLD && !sw->doubtful &&
+	    (!sw->worker->draining || !TAILQ_EMPTY(&sw->held)))
 		return 1;
 	return 0;
 }

@@ -7,7 +7,7 @@
 #define ADDRESS_END (UINT64_C(1) << 47)
 #define KNOWN_FLAGS                                                  \
 	(DSM_RUN_RANGES | DSM_RUN_KEEP_PARTIAL | DSM_RUN_FAIL_FAST | \
-	 DSM_RUN_ISOLATE | DSM_RUN_FETCHED)
+	 DSM_RUN_ISOLATE | DSM_RUN_FETCHED | DSM_RUN_NO_COPIES)
 
 static int
 ranges_are_sane(const struct dsm_array *v)

@@ -158,6 +158,7 @@ coord__sched_measured(struct sched *s, uint64_t n_tasks, uint64_t exec_ns)
 	if (n_tasks == 0)
 		return;
 	ns = (double)exec_ns / (double)n_tasks;
+	s->recent[s->n_samples % SCHED_RECENT] = ns;
 	if (s->n_samples++ == 0) {
 		s->ns = ns;
 		return;
@@ -165,4 +166,26 @@ coord__sched_measured(struct sched *s, uint64_t n_tasks, uint64_t exec_ns)
 	off = ns > s->ns ? ns - s->ns : s->ns - ns;
 	s->deviation += (off - s->deviation) / 4;
 	s->ns += (ns - s->ns) / 4;
+}
+
+static int
+by_size(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+uint64_t
+coord__sched_typical(const struct sched *s, uint64_t n_tasks)
+{
+	unsigned n = s->n_samples < SCHED_RECENT ? s->n_samples : SCHED_RECENT;
+	double v[SCHED_RECENT], ns;
+
+	if (n == 0)
+		return 0;
+	memcpy(v, s->recent, n * sizeof(v[0]));
+	qsort(v, n, sizeof(v[0]), by_size);
+	ns = v[n / 2] * (double)n_tasks;
+	return ns < 1 ? 1 : ns < 1e18 ? (uint64_t)ns : UINT64_C(1) << 60;
 }

@@ -11,12 +11,17 @@
  * measured times per task are uneven; before anything is measured it is 16, a
  * probe. A chunk is not made so small that handing it out costs more than
  * running it, nor so long that losing it hurts.
+ *
+ * What a task usually takes (for stragglers) is the median of the last chunks: one
+ * that takes for ever, or not at all, does not move it.
  */
 #ifndef COORDINATOR_CORE_SCHED_H
 #define COORDINATOR_CORE_SCHED_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+#define SCHED_RECENT 31u
 
 struct sched_iv {
 	uint64_t lo, hi;
@@ -33,6 +38,7 @@ struct sched {
 	double ns;        /* per task, moving average */
 	double deviation; /* its mean absolute deviation, moving average */
 	unsigned n_samples;
+	double recent[SCHED_RECENT]; /* ns per task: of the last chunks */
 };
 
 /* Tasks [begin, end) are pending. */
@@ -53,5 +59,7 @@ int coord__sched_give_back(struct sched *s, uint64_t lo, uint64_t hi,
                            uint32_t n_lost);
 /* A chunk of n_tasks took exec_ns. */
 void coord__sched_measured(struct sched *s, uint64_t n_tasks, uint64_t exec_ns);
+/* What n_tasks usually take, in ns; 0: nothing was measured yet. */
+uint64_t coord__sched_typical(const struct sched *s, uint64_t n_tasks);
 
 #endif

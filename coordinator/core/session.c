@@ -1,7 +1,8 @@
 /*
  * Sessions: a client, its workers, its table of ranges.
  *
- * Invariants: n_slots is the sum over the sworkers in state TOLD. A sworker that
+ * Invariants: n_slots is the sum over the sworkers in state TOLD whose worker does
+ * not drain. A sworker that
  * is TOLD while a run is in flight has been sent that RUN. Arenas are given out
  * once: what tasks allocated there is the program's when it is committed.
  */
@@ -144,6 +145,10 @@ coord__session_meet(struct session *s, struct worker_peer *w)
 	TAILQ_INIT(&sw->held);
 	TAILQ_INSERT_TAIL(&s->workers, sw, of_session);
 	TAILQ_INSERT_TAIL(&w->sessions, sw, of_worker);
+	if (w->draining) {
+		snprintf(sw->reason, sizeof(sw->reason), "it is leaving");
+		return DSM_OK; /* UNTOLD for what is left of its life */
+	}
 	/* An end that does not say what its CPU has is taken at its word. */
 	if (s->cpu_len > 0 && w->cpu_len > 0 &&
 	    !dsm__cpu_suits(s->cpu, s->cpu_len, w->cpu, w->cpu_len, missing)) {
@@ -162,13 +167,59 @@ coord__session_meet(struct session *s, struct worker_peer *w)
 	return DSM_OK;
 }
 
+int
+coord__takes_work(const struct worker_peer *w)
+{
+	return !w->draining && !w->peer->closing;
+}
+
+/* Its slots are none of the session's any more. */
+static void
+not_counted(struct sworker *sw)
+{
+	if (sw->state == SWORKER_TOLD && !sw->worker->draining)
+		sw->session->n_slots -= sw->worker->n_slots;
+}
+
+void
+coord__worker_drain(struct worker_peer *w)
+{
+	struct sworker *sw;
+
+	if (w->draining)
+		return;
+	TAILQ_FOREACH(sw, &w->sessions, of_worker)
+	{
+		not_counted(sw);
+		snprintf(sw->reason, sizeof(sw->reason), "it is leaving");
+	}
+	w->draining = 1;
+	log_info("worker %s drains, %u chunk%s to finish", w->name, w->n_out,
+	         w->n_out == 1 ? "" : "s");
+}
+
+void
+coord__worker_release(struct worker_peer *w)
+{
+	const struct dsm_msg_drain m = {0};
+	const struct sworker *sw;
+
+	if (!w->draining || w->released)
+		return;
+	TAILQ_FOREACH(sw, &w->sessions, of_worker)
+	if (!TAILQ_EMPTY(&sw->held))
+		return;
+	w->released = 1;
+	coord__peer_send_buf(w->k, w->peer, DSM_MSG_DRAIN,
+	                     dsm__encode_drain(&w->k->buf, &m));
+}
+
 void
 coord__sworker_unfit(struct sworker *sw, const char *reason)
 {
 	uint64_t now = sw->session->k->now;
 
-	if (sw->state == SWORKER_TOLD)
-		sw->session->n_slots -= sw->worker->n_slots;
+	not_counted(sw);
 	sw->state = SWORKER_UNFIT;
 	sw->pause = sw->pause != 0 ? 2 * sw->pause : UNFIT_PAUSE;
 	if (sw->pause > UNFIT_PAUSE_MAX)
@@ -191,7 +242,7 @@ coord__session_ask_again(struct session *s)
 	TAILQ_FOREACH(sw, &s->workers, of_session)
 	{
 		if (sw->state != SWORKER_UNFIT || !sw->told ||
-		    k->now < sw->retry_at)
+		    sw->worker->draining || k->now < sw->retry_at)
 			continue;
 		/* It still knows the session as one that it cannot serve. */
 		coord__peer_send_buf(k, sw->worker->peer, DSM_MSG_SESSION_END,
@@ -211,8 +262,7 @@ coord__sworker_destroy(struct sworker *sw)
 {
 	struct session *s = sw->session;
 
-	if (sw->state == SWORKER_TOLD)
-		s->n_slots -= sw->worker->n_slots;
+	not_counted(sw);
 	TAILQ_REMOVE(&s->workers, sw, of_session);
 	TAILQ_REMOVE(&sw->worker->sessions, sw, of_worker);
 	free(sw);

@@ -133,9 +133,10 @@ put_worker(struct json *j, const struct worker_peer *w,
 	put_string(j, w->peer->name);
 	putf(j,
 	     ",\"slots\":%u,\"busy\":%u,\"tasks\":%" PRIu64
-	     ",\"silent_ms\":%" PRIu64 "}",
+	     ",\"silent_ms\":%" PRIu64 ",\"draining\":%s}",
 	     w->n_slots, n_out < w->n_slots ? n_out : w->n_slots, n_tasks,
-	     ms_since(w->peer->last_heard, now));
+	     ms_since(w->peer->last_heard, now),
+	     w->draining ? "true" : "false");
 }
 
 static const char *
@@ -160,11 +161,13 @@ put_run(struct json *j, const struct run *r, uint64_t now)
 	     ",\"mode\":\"%s\",\"total\":%" PRIu64 ",\"done\":%" PRIu64
 	     ",\"failed\":%" PRIu64 ",\"pending\":%" PRIu64
 	     ",\"chunks_out\":%" PRIu64 ",\"chunks\":%zu"
-	     ",\"retried\":%" PRIu64 ",\"pages_written\":%" PRIu64
+	     ",\"retried\":%" PRIu64 ",\"copies\":%" PRIu64
+	     ",\"copies_won\":%" PRIu64 ",\"pages_written\":%" PRIu64
 	     ",\"elapsed_ms\":%" PRIu64 "}",
 	     mode_name(r->m.mode), r->total, r->n_done, r->n_failed,
 	     r->sched.n_pending, r->n_out, r->n_attempts,
-	     r->counters.tasks_retried, races_pages(r->races),
+	     r->counters.tasks_retried, r->counters.copies_started,
+	     r->counters.copies_won, races_pages(r->races),
 	     ms_since(r->started, now));
 }
 

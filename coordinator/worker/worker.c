@@ -313,6 +313,47 @@ on_cancel(struct worker *w, const struct dsm_frame *f)
 }
 
 static int
+on_recall(struct worker *w, const struct dsm_frame *f)
+{
+	struct dsm_msg_recall m;
+	struct wsession *ss;
+
+	if (dsm__decode_recall(f->body, f->len, &m) != DSM_OK)
+		return DSM_EPROTO;
+	ss = session_find(w, m.session);
+	if (ss != NULL)
+		session_recall(ss, m.run, m.attempt);
+	return DSM_OK;
+}
+
+static int
+on_drain(struct worker *w, const struct dsm_frame *f)
+{
+	struct dsm_msg_drain m;
+
+	if (dsm__decode_drain(f->body, f->len, &m) != DSM_OK || !w->draining)
+		return DSM_EPROTO;
+	if (w->p.drained != NULL)
+		w->p.drained(w->p.drained_ctx);
+	return DSM_OK;
+}
+
+void
+worker_drain(struct worker *w)
+{
+	const struct dsm_msg_drain m = {.n_out = worker_busy(w)};
+	struct dsm_wbuf body = {0};
+	struct wsession *ss;
+
+	if (w->draining)
+		return;
+	w->draining = 1;
+	send_body(w, DSM_MSG_DRAIN, dsm__encode_drain(&body, &m), &body);
+	LIST_FOREACH(ss, &w->sessions, link)
+	session_drain(ss);
+}
+
+static int
 on_ping(struct worker *w, const struct dsm_frame *f)
 {
 	struct dsm_msg_ping m;
@@ -337,6 +378,10 @@ take_frame(struct worker *w, const struct dsm_frame *f)
 		return on_exec(w, f);
 	case DSM_MSG_CANCEL:
 		return on_cancel(w, f);
+	case DSM_MSG_RECALL:
+		return on_recall(w, f);
+	case DSM_MSG_DRAIN:
+		return on_drain(w, f);
 	case DSM_MSG_PING:
 		return on_ping(w, f);
 	case DSM_MSG_WELCOME:

@@ -59,6 +59,9 @@ struct worker_params {
 	struct worker_verbs verbs;
 	int force_segv;      /* fault back-end segv though uffd works */
 	uint64_t connect_ms; /* for dialling a client, then the relay; 0: 3 s */
+	/* The coordinator has all that it is to have: leave. NULL: never asked for. */
+	void (*drained)(void *ctx);
+	void *drained_ctx;
 	/* Program of slots, linked at address `variant` (0, 1); NULL: those
 	 * that are built in. */
 	int (*slot_elf)(unsigned variant, const void **p, size_t *len);
@@ -72,6 +75,12 @@ void worker_destroy(struct worker *w);
 int worker_frame(struct worker *w, const struct dsm_frame *f);
 /* The coordinator is gone: all sessions end. */
 void worker_up_lost(struct worker *w);
+/*
+ * Take no more EXECs, finish those that slots have: what is only queued goes back to
+ * the coordinator, as does what still comes. The coordinator answers DRAIN when it
+ * has all results: worker_frame then calls p.drained.
+ */
+void worker_drain(struct worker *w);
 /* HELLO fields of this machine: features, slots, cpu words, host name. The blob
  * points at static memory. */
 void worker_hello(const struct worker *w, struct dsm_msg_hello *h);

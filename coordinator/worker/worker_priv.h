@@ -76,6 +76,7 @@ enum kill_why {
 	KILL_NOT,
 	KILL_TIMEOUT,  /* its task ran too long */
 	KILL_CANCEL,   /* run cancelled, or a newer one has begun */
+	KILL_RECALL,   /* its attempt's twin has answered */
 	KILL_CLOSING,  /* the session is over */
 	KILL_NONSENSE, /* it sent a bad frame */
 	KILL_CLOSED,   /* its control stream closed: it is ending anyway */
@@ -102,6 +103,7 @@ struct wslot {
 
 	struct wexec out[SLOT_OUT_MAX]; /* out[0] is running */
 	unsigned n_out;
+	uint64_t recalled; /* attempt that is not wanted any more; 0: none */
 	uint64_t told_run, told_table; /* what its process knows, 0: nothing */
 	uint64_t stamp;                /* when it last became busy or idle */
 	struct dsm_wbuf wrote; /* u64 attempts of this run with a write set */
@@ -174,6 +176,7 @@ struct worker {
 	struct wpoll *spawner_poll;
 	int image_fd[SLOT_VARIANTS]; /* slot programs, -1 until needed */
 	uint64_t clock;              /* for wslot.stamp */
+	int draining;                /* worker_drain */
 	LIST_HEAD(, wsession) sessions;
 	char relay[DSM_ADDR_MAX];
 };
@@ -208,6 +211,10 @@ void session_free(struct wsession *ss);
 int session_run(struct wsession *ss, const uint8_t *body, size_t len);
 void session_exec(struct wsession *ss, const struct wexec *x);
 void session_cancel(struct wsession *ss, uint64_t run);
+/* The attempt is wanted no more. */
+void session_recall(struct wsession *ss, uint64_t run, uint64_t attempt);
+/* What no slot has goes back to the coordinator. */
+void session_drain(struct wsession *ss);
 /* This worker cannot serve the session: say so, end its slots. */
 void session_unfit(struct wsession *ss, const char *reason);
 int session_busy(const struct wsession *ss);
@@ -225,6 +232,8 @@ void slot_start(struct wslot *s);
 void slot_spawn(struct wslot *s);
 /* Any state. Its end is reported by session_settle, or was immediate. */
 void slot_kill(struct wslot *s, enum kill_why why);
+/* End the attempt if the slot has it. */
+void slot_recall(struct wslot *s, uint64_t attempt);
 /* Close what belongs to its life; its process is gone or never was. */
 void slot_clear(struct wslot *s);
 void slot_fini(struct wslot *s);

@@ -387,6 +387,8 @@ session_exec(struct wsession *ss, const struct wexec *x)
 		return_exec(ss, x, "worker cannot serve this session");
 	else if (x->run != run)
 		return_exec(ss, x, "not the run this worker is at");
+	else if (ss->w->draining)
+		return_exec(ss, x, "");
 	else if (enqueue(ss, x, 0) != DSM_OK)
 		return_exec(ss, x, "out of memory");
 	else
@@ -400,6 +402,32 @@ session_cancel(struct wsession *ss, uint64_t run)
 		return;
 	return_queue(ss, "cancelled");
 	kill_busy(ss);
+}
+
+void
+session_recall(struct wsession *ss, uint64_t run, uint64_t attempt)
+{
+	struct wexec_item *it;
+
+	if (run != (ss->waiting_run != 0 ? ss->waiting_run : ss->run))
+		return;
+	STAILQ_FOREACH(it, &ss->queue, link)
+	if (it->x.attempt == attempt) {
+		STAILQ_REMOVE(&ss->queue, it, wexec_item, link);
+		free(it);
+		ss->n_queued--;
+		return;
+	}
+	for (unsigned i = 0; i < ss->n_slots; i++)
+		slot_recall(&ss->slots[i], attempt);
+	session_settle(ss);
+}
+
+/* An empty reason: no slot had begun it. */
+void
+session_drain(struct wsession *ss)
+{
+	return_queue(ss, "");
 }
 
 /* --- life --- */

@@ -77,6 +77,7 @@ slot_clear(struct wslot *s)
 	s->kill_why = KILL_NOT;
 	s->n_out = 0;
 	s->told_run = s->told_table = 0;
+	s->recalled = 0;
 	s->seen = 0;
 	s->verbs = s->connected = 0;
 	dsm__wbuf_reset(&s->wrote);
@@ -392,6 +393,16 @@ slot_link(struct wslot *s, const struct dsm_frame *f)
 	link_is(s->ss, transport, text, strcmp(transport, "verbs") != 0);
 }
 
+/* What a slot has begun it can only be made to leave by its end; the other EXEC it
+ * has goes to another slot. One that it will begin later is ended then. */
+static void
+end_recalled(struct wslot *s)
+{
+	if (s->n_out > 0 && s->recalled != 0 &&
+	    s->out[0].attempt == s->recalled)
+		slot_kill(s, KILL_RECALL);
+}
+
 static void
 slot_done(struct wslot *s, const struct dsm_frame *f)
 {
@@ -413,6 +424,7 @@ slot_done(struct wslot *s, const struct dsm_frame *f)
 	s->n_failed_starts = 0;
 	s->seen = 0;
 	s->stamp = ++s->ss->w->clock;
+	end_recalled(s);
 }
 
 static void
@@ -520,6 +532,15 @@ slot_kill(struct wslot *s, enum kill_why why)
 	}
 }
 
+void
+slot_recall(struct wslot *s, uint64_t attempt)
+{
+	for (unsigned i = 0; i < s->n_out; i++)
+		if (s->out[i].attempt == attempt)
+			s->recalled = attempt;
+	end_recalled(s);
+}
+
 /* --- end --- */
 
 /* What becomes of an EXEC that the slot had begun. */
@@ -560,6 +581,7 @@ judge_our_kill(const struct wslot *s, struct fate *f, int runs)
 		say(f, "ran longer than %u ms", s->ss->timeout_ms);
 		break;
 	case KILL_CANCEL:
+	case KILL_RECALL:
 	case KILL_CLOSING:
 		say(f, "cancelled");
 		break;
@@ -693,7 +715,9 @@ settle_execs(struct wslot *s, const struct fate *f)
 	}
 	/* To the head of the queue, so last first. */
 	for (unsigned i = s->n_out; i-- > begun;)
-		if (drop)
+		if (s->recalled != 0 && s->out[i].attempt == s->recalled)
+			; /* nobody waits for it */
+		else if (drop)
 			worker_send_returned(ss->w, ss->id, s->out[i].run,
 			                     s->out[i].attempt, f->text);
 		else

@@ -92,6 +92,8 @@ add(struct dsm_stage *s, uint64_t id, uint32_t n, int last, const void *packed,
 	struct part *part;
 	uint8_t *copy;
 
+	if (a != NULL && a->refused)
+		return DSM_OK;
 	if (a != NULL ? a->whole || n != a->n_parts : n != 0)
 		return DSM_EPROTO;
 	part = dsm__stage_alloc(s, sizeof(*part));
@@ -103,7 +105,9 @@ add(struct dsm_stage *s, uint64_t id, uint32_t n, int last, const void *packed,
 		return DSM_ENOMEM;
 	if (copy != NULL && len > 0)
 		memcpy(copy, packed, len);
-	*part = (struct part){.bytes = borrowed ? packed : copy, .len = len};
+	*part = (struct part){.bytes = borrowed ? packed : copy,
+	                      .len = len,
+	                      .borrowed = borrowed};
 	if (a->last != NULL)
 		a->last->next = part;
 	else
@@ -172,6 +176,32 @@ dsm__stage_drop(struct dsm_stage *s, uint64_t attempt)
 		return;
 	for (const struct part *p = a->first; p != NULL; p = p->next)
 		s->n_bytes -= p->len;
+}
+
+/* The whole pages of a copied part; its place in the chunk is not used again. */
+static void
+release(const struct part *p)
+{
+	uintptr_t start = dsm__page_up((uintptr_t)p->bytes);
+	uintptr_t end = dsm__page_down((uintptr_t)p->bytes + p->len);
+
+	if (!p->borrowed && start < end)
+		madvise((void *)start, end - start, MADV_DONTNEED);
+}
+
+int
+dsm__stage_refuse(struct dsm_stage *s, uint64_t attempt)
+{
+	struct attempt *a = attempt_get(s, attempt);
+
+	if (a == NULL)
+		return DSM_ENOMEM;
+	for (const struct part *p = a->first; p != NULL; p = p->next) {
+		s->n_bytes -= p->len;
+		release(p);
+	}
+	*a = (struct attempt){.id = attempt, .refused = 1};
+	return DSM_OK;
 }
 
 size_t

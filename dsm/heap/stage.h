@@ -41,6 +41,9 @@ int dsm__stage_marks(struct dsm_stage *s, uint64_t attempt,
 int dsm__stage_whole(const struct dsm_stage *s, uint64_t attempt);
 /* Forget an attempt (its task runs elsewhere). */
 void dsm__stage_drop(struct dsm_stage *s, uint64_t attempt);
+/* The same, and what still comes of it is ignored (its twin has answered). After
+ * DSM_ENOMEM it is staged as any other; no verdict names it. */
+int dsm__stage_refuse(struct dsm_stage *s, uint64_t attempt);
 size_t dsm__stage_bytes(const struct dsm_stage *s);
 
 struct dsm_commit_stats {

@@ -16,6 +16,7 @@
 struct part {
 	const uint8_t *bytes;
 	size_t len;
+	int borrowed;
 	int has_heap, has_other; /* known after check */
 	const struct dsm_rec_mark *marks;
 	size_t n_marks;
@@ -27,6 +28,7 @@ struct attempt {
 	struct part *first, *last;
 	uint32_t n_parts;
 	int whole;
+	int refused; /* dsm__stage_refuse */
 };
 
 struct chunk {

@@ -66,10 +66,11 @@ enum dsm_run_mode {
 #define DSM_RUN_RANGES 1u /* the RUN brings a new table of ranges */
 #define DSM_RUN_KEEP_PARTIAL 2u
 #define DSM_RUN_FAIL_FAST 4u
-#define DSM_RUN_ISOLATE 8u   /* each iteration its own writer */
-#define DSM_RUN_FETCHED 16u  /* say FETCHED */
-#define DSM_FETCHED_MAX 512u /* records in one FETCHED */
-#define DSM_ADVICE_MAX 1024u /* advice records in one RUN */
+#define DSM_RUN_ISOLATE 8u    /* each iteration its own writer */
+#define DSM_RUN_FETCHED 16u   /* say FETCHED */
+#define DSM_RUN_NO_COPIES 32u /* no second copies of tasks that are late */
+#define DSM_FETCHED_MAX 512u  /* records in one FETCHED */
+#define DSM_ADVICE_MAX 1024u  /* advice records in one RUN */
 #define DSM_WRITES_LAST 1u
 /* HELLO offers, WELCOME answers with those in use. */
 #define DSM_FEATURE_VERBS UINT64_C(1) /* data link: QP may follow */

@@ -192,6 +192,12 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 	case TASKRT__SET_RECONNECT:
 		*expected_p = "a number of seconds";
 		return parse_seconds(text, &c->reconnect_ms);
+	case TASKRT__SET_COPIES:
+		*expected_p = "0 or 1";
+		if (parse_number(text, 1, &number) != DSM_OK)
+			return DSM_EINVAL;
+		c->copies = (int)number;
+		return DSM_OK;
 	case TASKRT__SET_FAULTS:
 		*expected_p = "one of auto, segv";
 		if (strcmp(text, "auto") != 0 && strcmp(text, "segv") != 0)
@@ -366,6 +372,7 @@ taskrt__config_load(struct taskrt__config *c, const struct taskrt_config *given,
 {
 	*c = (struct taskrt__config){
 	    .slots = taskrt__config_cpus(),
+	    .copies = 1,
 	    .log = "warn",
 	    .wait_ms = 10000,
 	    .reconnect_ms = 60000,
@@ -456,6 +463,9 @@ taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
 		snprintf(number, sizeof(number), "%g",
 		         (double)c->reconnect_ms / 1000);
 		text = number;
+		break;
+	case TASKRT__SET_COPIES:
+		text = c->copies ? "1" : "0";
 		break;
 	case TASKRT__SET_FAULTS:
 		text = c->force_segv ? "segv" : "auto";

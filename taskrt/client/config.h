@@ -38,6 +38,8 @@
 	  "HOST:PORT that workers reach it by, when that is another one")      \
 	X(RECONNECT, "reconnect", "TASKRT_RECONNECT",                          \
 	  "seconds to look for a coordinator that is gone while a run is on")  \
+	X(COPIES, "copies", "TASKRT_COPIES",                                   \
+	  "0: no second copies of tasks that run much longer than others")     \
 	X(FAULTS, "faults", "TASKRT_FAULTS",                                   \
 	  "auto, segv: how slots without a coordinator trap missing pages")    \
 	X(VERBS_DEVICE, "verbs_device", "TASKRT_VERBS_DEVICE",                 \
@@ -82,6 +84,7 @@ struct taskrt__config {
 	enum taskrt__transport transport;
 	struct dsm_verbs_choice verbs;
 	int force_segv;
+	int copies;
 	int check_iterations;
 	char check_log[4096]; /* "": none */
 	int stat;

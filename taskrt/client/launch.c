@@ -240,6 +240,7 @@ run_flags(const struct taskrt_options *opt, const struct taskrt__config *config)
 {
 	return (opt->keep_partial ? DSM_RUN_KEEP_PARTIAL : 0) |
 	       (opt->fail_fast ? DSM_RUN_FAIL_FAST : 0) |
+	       (opt->no_copies || !config->copies ? DSM_RUN_NO_COPIES : 0) |
 	       (config->check_iterations ? DSM_RUN_ISOLATE : 0) |
 	       (config->stat ? DSM_RUN_FETCHED : 0);
 }

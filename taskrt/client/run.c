@@ -90,6 +90,13 @@ taskrt__run_fetched(struct taskrt_run *run, const struct dsm_array *places)
 		taskrt__costs_fetched(run->costs, places);
 }
 
+void
+taskrt__run_forget_attempt(struct taskrt_run *run, uint64_t attempt)
+{
+	/* Without memory it stays staged until the end of the run. */
+	(void)dsm__stage_refuse(run->stage, attempt);
+}
+
 int
 taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
                    const uint8_t *staged)

@@ -87,6 +87,8 @@ void taskrt__run_progress(struct taskrt_run *run,
                           const struct dsm_msg_progress *m);
 void taskrt__run_fetched(struct taskrt_run *run,
                          const struct dsm_array *places);
+/* Its twin has answered: what it has written is dropped. */
+void taskrt__run_forget_attempt(struct taskrt_run *run, uint64_t attempt);
 /* A part of an attempt's write set; staged: its bytes, or NULL: in the message. */
 int taskrt__run_writes(struct taskrt_run *run, const struct dsm_msg_writes *m,
                        const uint8_t *staged);

@@ -47,6 +47,8 @@ struct taskrt__serveconn {
 	uint64_t born; /* when it was made */
 	uint64_t loan; /* stamp of what its slot borrowed last; 0: nothing */
 
+	struct taskrt__speaker speaker;
+
 	int may_qp;  /* WELCOME was the last frame, and offered verbs */
 	int over;    /* has gone over to a queue pair */
 	size_t told; /* regions that the slot has heard of */
@@ -475,16 +477,17 @@ on_borrow(struct taskrt__serveconn *c, const struct dsm_frame *f)
 /* A task's text, onto our own stdout or stderr. Where that is closed or full for
  * good, the text is lost as it would be locally. */
 static int
-on_output(const struct dsm_frame *f)
+on_output(struct taskrt__serveconn *c, const struct dsm_frame *f)
 {
 	struct dsm_msg_output m;
-	size_t done = 0;
+	size_t done;
 
 	int err = dsm__decode_output(f->body, f->len, &m);
 	if (err != DSM_OK)
 		return err;
 	if (m.fd != STDOUT_FILENO && m.fd != STDERR_FILENO)
 		return DSM_EPROTO;
+	done = taskrt__said_before(&c->session->said, &c->speaker, &m);
 	while (done < m.text.len) {
 		ssize_t n =
 		    write((int)m.fd, m.text.ptr + done, m.text.len - done);
@@ -556,7 +559,7 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 		err = on_writes(c, f);
 		break;
 	case DSM_MSG_OUTPUT:
-		err = on_output(f);
+		err = on_output(c, f);
 		break;
 	case DSM_MSG_QP:
 		err = on_qp(c, f, may_qp);

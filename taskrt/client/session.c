@@ -185,6 +185,17 @@ on_fetched(struct taskrt__session *s, const uint8_t *body, uint32_t len)
 	return err;
 }
 
+static int
+on_forget(struct taskrt__session *s, const uint8_t *body, uint32_t len)
+{
+	struct dsm_msg_forget m;
+	int err = dsm__decode_forget(body, len, &m);
+
+	if (err == DSM_OK && s->run != NULL && s->run->id == m.run)
+		taskrt__run_forget_attempt(s->run, m.attempt);
+	return err;
+}
+
 /* A verdict on a run that has ended otherwise (cancelled here) is late. */
 static int
 on_verdict(struct taskrt__session *s, const uint8_t *body, uint32_t len)
@@ -225,6 +236,9 @@ taskrt__session_frame(struct taskrt__session *s, unsigned type,
 		break;
 	case DSM_MSG_FETCHED:
 		err = on_fetched(s, body, len);
+		break;
+	case DSM_MSG_FORGET:
+		err = on_forget(s, body, len);
 		break;
 	case DSM_MSG_VERDICT:
 		err = on_verdict(s, body, len);
@@ -430,6 +444,7 @@ taskrt__session_destroy(struct taskrt__session *s)
 	dsm__server_destroy(s->server);
 	dsm__extents_fini(&s->changed);
 	taskrt__launch_free(s->launch);
+	taskrt__said_fini(&s->said);
 	free(s);
 }
 

@@ -30,6 +30,7 @@
 #include "../../dsm/transport/loop.h"
 #include "../../dsm/wire/wire.h"
 #include "config.h"
+#include "said.h"
 
 struct taskrt_run;
 struct taskrt__serveconn;
@@ -100,6 +101,7 @@ struct taskrt__session {
 	struct taskrt__rdma *rdma; /* NULL: no link goes over verbs */
 	int rdma_warned;           /* of a link that could not go over */
 	struct taskrt__links links;
+	struct taskrt__said said; /* text of tasks that was shown */
 
 	struct taskrt_run *run; /* in flight, not over */
 	uint64_t last_run;      /* number of the last RUN sent with this id */

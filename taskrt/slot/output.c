@@ -11,7 +11,7 @@
 
 static struct {
 	struct dsm_conn *data;
-	uint64_t run, task;
+	uint64_t run, attempt, task;
 	unsigned fd; /* whose text is kept */
 	int sent;
 	struct dsm_wbuf text, frame;
@@ -28,9 +28,10 @@ output_init(struct dsm_conn *data)
 }
 
 void
-output_begin(uint64_t run)
+output_begin(uint64_t run, uint64_t attempt)
 {
 	out.run = run;
+	out.attempt = attempt;
 	out.sent = 0;
 	out.n_words = 0;
 }
@@ -47,6 +48,7 @@ send_text(size_t len)
 {
 	struct dsm_msg_output m = {
 	    .run = out.run,
+	    .attempt = out.attempt,
 	    .task = out.task,
 	    .fd = out.fd,
 	    .text = {out.text.ptr, (uint32_t)len},

@@ -14,7 +14,7 @@
 
 int output_init(struct dsm_conn *data);
 /* A new attempt: nothing sent for it yet. */
-void output_begin(uint64_t run);
+void output_begin(uint64_t run, uint64_t attempt);
 /* Append text (the slot's or accessible client memory) for fd 1 or 2. DSM_OK,
  * DSM_ENOMEM or the link's error. */
 int output_write(uint64_t task, unsigned fd, const void *text, size_t len);

@@ -261,7 +261,7 @@ exec(const struct dsm_msg_exec *x)
 		prepare_run();
 	atomic_store(&sl.ctl->attempt, x->attempt);
 	writeset_begin(x->attempt);
-	output_begin(x->run);
+	output_begin(x->run, x->attempt);
 	if (isolate) {
 		for (uint64_t i = x->lo; i < x->hi; i++)
 			if (one_writer(i, i + 1, &out))

@@ -74,6 +74,10 @@ struct taskrt_options {
 	int keep_partial;
 	int fail_fast;    /* first failure cancels the rest */
 	const char *name; /* shown in reports and statistics; borrowed */
+	/* Tasks that run much longer than the others, at the end of a run when
+	 * slots are idle, are started once more elsewhere, and the first answer
+	 * counts. Not with this. */
+	int no_copies;
 };
 
 struct taskrt_failure {

@@ -57,6 +57,7 @@ struct options {
 	unsigned retries = 0;
 	bool keep_partial = false;
 	bool fail_fast = false;
+	bool no_copies = false;
 	std::string name{}; /* {}: may be left out without a warning */
 };
 
@@ -255,6 +256,7 @@ to_c(const options &o)
 	c.retries = o.retries;
 	c.keep_partial = o.keep_partial;
 	c.fail_fast = o.fail_fast;
+	c.no_copies = o.no_copies;
 	c.name = o.name.empty() ? nullptr : o.name.c_str();
 	return c;
 }

@@ -166,6 +166,30 @@ test_parts_come_in_order_and_not_after_the_last(void)
 }
 
 static void
+test_a_refused_attempt_is_dropped_and_stays_so(void)
+{
+	static uint8_t page[3 * 4096];
+	const struct dsm_array marks = {NULL, 0};
+	struct dsm_stage *s;
+
+	MUST_OK(dsm__stage_create(&s));
+	MUST_OK(dsm__stage_add(s, 7, 0, 0, page, sizeof(page)));
+	MUST_OK(dsm__stage_add(s, 8, 0, 1, "kept", 4));
+	MUST_OK(dsm__stage_refuse(s, 7));
+	MUST_BE(dsm__stage_bytes(s), 4);
+	MUST_OK(dsm__stage_add(s, 7, 1, 1, "late", 4));
+	MUST_OK(dsm__stage_marks(s, 7, &marks));
+	MUST_BE(dsm__stage_whole(s, 7), 0);
+	/* One that nothing has come of yet, too. */
+	MUST_OK(dsm__stage_refuse(s, 9));
+	MUST_OK(dsm__stage_add(s, 9, 0, 1, "late", 4));
+	MUST_BE(dsm__stage_whole(s, 9), 0);
+	MUST_BE(dsm__stage_whole(s, 8), 1);
+	MUST_BE(dsm__stage_bytes(s), 4);
+	dsm__stage_destroy(s);
+}
+
+static void
 test_staged_bytes_are_a_copy_and_borrowed_ones_are_not(void)
 {
 	struct fixture f;
@@ -863,6 +887,7 @@ test_values_of_a_task_that_ran_twice_are_the_newest_attempts(void)
 
 SUITE(dsm_heap_stage, "dsm.heap.stage",
       T(test_parts_come_in_order_and_not_after_the_last),
+      T(test_a_refused_attempt_is_dropped_and_stays_so),
       T(test_staged_bytes_are_a_copy_and_borrowed_ones_are_not),
       T(test_a_commit_of_nothing_changes_nothing),
       T(test_write_sets_are_applied_in_the_heap_and_outside),

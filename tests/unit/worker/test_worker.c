@@ -808,6 +808,107 @@ test_cancel_kills_the_busy_and_the_next_run_finds_new_slots(void)
 }
 
 static void
+recall(struct rig *r, uint64_t attempt)
+{
+	const struct dsm_msg_recall m = {
+	    .session = SESSION, .run = 1, .attempt = attempt};
+
+	MUST_OK(SEND(r, RECALL, recall, &m));
+}
+
+static void
+test_a_recalled_attempt_ends_and_the_one_behind_it_runs_elsewhere(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_HANG);
+	exec(&r, 2, FAKE_HANG);
+	wait_until_running(&r);
+	exec(&r, 3, 0);
+	exec(&r, 4, 0);
+	recall(&r, 1);
+	nth(&r, 2);
+	MUST_BE(about(&r, 1)->type, DSM_MSG_RETURNED);
+	MUST_BE((about(&r, 3) != NULL ? about(&r, 3) : about(&r, 4))->type,
+	        DSM_MSG_DONE);
+	MUST_BE(worker_busy(r.w), 1);
+	rig_fini(&r);
+}
+
+static void
+test_an_attempt_may_be_recalled_before_it_has_begun(void)
+{
+	struct rig r;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_WAIT);
+	exec(&r, 2, FAKE_WAIT);
+	wait_until_running(&r);
+	exec(&r, 3, FAKE_HANG);
+	exec(&r, 4, FAKE_HANG);
+	exec(&r, 5, FAKE_HANG); /* no slot has it */
+	recall(&r, 5);
+	recall(&r, 4);
+	recall(&r, 3);
+	recall(&r, 6); /* never heard of */
+	go(&r, 0);
+	go(&r, 1);
+	nth(&r, 2);
+	MUST_BE(about(&r, 1)->type, DSM_MSG_DONE);
+	MUST_BE(about(&r, 2)->type, DSM_MSG_DONE);
+	exec(&r, 7, 0);
+	while (about(&r, 7) == NULL)
+		nth(&r, r.n_events + 1);
+	MUST_BE(about(&r, 7)->type, DSM_MSG_DONE);
+	MUST(about(&r, 5) == NULL);
+	rig_fini(&r);
+}
+
+static void
+note_drained(void *ctx)
+{
+	++*(int *)ctx;
+}
+
+static void
+test_a_draining_worker_finishes_what_its_slots_have(void)
+{
+	const struct dsm_msg_drain go_now = {0};
+	int drained = 0;
+	const struct worker_params p = {.local_data = local_data,
+	                                .drained = note_drained,
+	                                .drained_ctx = &drained};
+	struct rig r;
+
+	rig_init_with(&r, &p);
+	open_session(&r, "");
+	run_full(&r, 1, FAKE_FINE);
+	wait_until_up(&r);
+	for (unsigned i = 1; i <= 2; i++)
+		exec(&r, i, FAKE_WAIT);
+	for (unsigned i = 3; i <= 5; i++)
+		exec(&r, i, 0);
+	worker_drain(r.w);
+	exec(&r, 6, 0);
+	MUST_BE(r.n_events, 3);
+	MUST_BE(r.events[0].type, DSM_MSG_DRAIN);
+	for (unsigned i = 5; i <= 6; i++) {
+		MUST_BE(about(&r, i)->type, DSM_MSG_RETURNED);
+		MUST_BE(about(&r, i)->text[0], '\0');
+	}
+	go(&r, 0);
+	go(&r, 1);
+	nth(&r, 7);
+	for (unsigned i = 1; i <= 4; i++)
+		MUST_BE(about(&r, i)->type, DSM_MSG_DONE);
+	MUST_BE(drained, 0);
+	MUST_OK(SEND(&r, DRAIN, drain, &go_now));
+	MUST_BE(drained, 1);
+	rig_fini(&r);
+}
+
+static void
 test_runs_that_wait_for_busy_slots_are_all_applied(void)
 {
 	const struct dsm_rec_extent drop = {HEAP_AT + DSM_PAGE, 1};
@@ -1628,6 +1729,9 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_a_slot_that_never_starts_makes_the_worker_unfit),
       T(test_a_build_without_slots_says_so),
       T(test_cancel_kills_the_busy_and_the_next_run_finds_new_slots),
+      T(test_a_recalled_attempt_ends_and_the_one_behind_it_runs_elsewhere),
+      T(test_an_attempt_may_be_recalled_before_it_has_begun),
+      T(test_a_draining_worker_finishes_what_its_slots_have),
       T(test_runs_that_wait_for_busy_slots_are_all_applied),
       T(test_a_client_s_odd_address_makes_it_unfit_and_no_more),
       T(test_a_run_may_drop_a_whole_address_space),
