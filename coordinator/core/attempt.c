@@ -49,6 +49,7 @@ coord__attempt_leave(struct run *r, struct attempt *a, enum attempt_state to)
 		r->n_out--;
 		a->sw->worker->n_out--;
 		a->sw->n_out--;
+		a->sw->session->user->n_out--;
 	}
 	/* What it reported counts no more. */
 	if (a->state == ATTEMPT_DONE && to != ATTEMPT_COMPLETE)

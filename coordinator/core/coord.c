@@ -40,6 +40,7 @@ coord_create(const struct coord_params *p, struct coord **k_p)
 	TAILQ_INIT(&k->peers);
 	TAILQ_INIT(&k->workers);
 	TAILQ_INIT(&k->sessions);
+	TAILQ_INIT(&k->users);
 	*k_p = k;
 	return DSM_OK;
 }

@@ -43,6 +43,7 @@ has_stragglers(const struct run *r)
 	       r->sched.n_samples > 0 && !r->out_of_memory &&
 	       (r->m.flags & DSM_RUN_NO_COPIES) == 0 &&
 	       (r->m.max_slots == 0 || r->n_out < r->m.max_slots) &&
+	       coord__user_has_room(r->session->user) &&
 	       !r->session->client->closing && !r->session->client->stopped;
 }
 

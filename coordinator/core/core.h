@@ -69,6 +69,15 @@ struct worker_peer {
 	TAILQ_HEAD(, sworker) sessions;
 };
 
+/* users.c */
+struct user {
+	TAILQ_ENTRY(user) link;
+	struct dsm_identity who; /* with its quotas */
+	unsigned n_sessions;
+	unsigned n_runs; /* at work */
+	uint64_t n_out;  /* attempts, of all its sessions */
+};
+
 struct coord {
 	struct coord_params params;
 	uint64_t now, last_tick; /* as last passed in */
@@ -77,6 +86,7 @@ struct coord {
 	TAILQ_HEAD(, coord_peer) peers;
 	TAILQ_HEAD(, worker_peer) workers;
 	TAILQ_HEAD(, session) sessions;
+	TAILQ_HEAD(, user) users;
 	struct dsm_wbuf buf; /* scratch of encoders */
 	struct dsm_wbuf raw; /* scratch of dsm__unsqueeze */
 };
@@ -125,6 +135,7 @@ struct session {
 	TAILQ_ENTRY(session) link;
 	struct coord *k;
 	struct coord_peer *client;
+	struct user *user;
 	uint64_t id;
 	uint8_t key[DSM_KEY_LEN];
 	char name[COORD_NAME_MAX];
@@ -165,6 +176,17 @@ void coord__session_ask_again(struct session *s);
 /* Keep of a RUN what a worker that joins later needs: the table, if it has one, and
  * the advice. DSM_ENOMEM. */
 int coord__session_keep(struct session *s, const struct dsm_msg_run *m);
+
+/* --- users: users.c --- */
+
+/* Of that name, made if there is none. NULL: out of memory. */
+struct user *coord__user_get(struct coord *k, const struct dsm_identity *who);
+void coord__user_put(struct coord *k, struct user *u);
+/* May it have one more attempt out? */
+int coord__user_has_room(const struct user *u);
+/* Once each for every run. 1: another one has stopped waiting, dispatch. */
+void coord__user_run_begins(struct run *r);
+int coord__user_run_ends(struct run *r);
 
 /* --- runs and attempts --- */
 
@@ -217,6 +239,8 @@ struct run {
 	struct attempt **blocks; /* by id - first_attempt; they do not move */
 	size_t n_attempts, cap_blocks;
 	uint64_t first_attempt;
+	uint64_t serial;           /* of its launch */
+	int waits;                 /* its user has as many runs as it may */
 	uint64_t n_out, n_held;    /* OUT; OUT or DONE */
 	uint64_t n_done, n_failed; /* tasks */
 	struct failures failures;

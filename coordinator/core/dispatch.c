@@ -2,8 +2,9 @@
  * Giving out pending work: which session, which worker, how many chunks.
  *
  * A worker has at most 2 attempts OUT per slot, over all sessions; 1 for a
- * session whose work is nearly given out. Of the sessions that want a free place
- * the one with the fewest attempts OUT gets it. A session with max_slots never
+ * session whose work is nearly given out. Of the users that want a free place the
+ * one with the fewest attempts OUT gets it, for its session with the fewest
+ * (users.c: quotas). A session with max_slots never
  * has more than that many OUT.
  */
 #include "core.h"
@@ -42,27 +43,47 @@ attempt_room(struct run *r)
 uint64_t
 coord__usable_slots(const struct run *r)
 {
-	uint64_t n = r->session->n_slots;
+	uint64_t n = r->session->n_slots, quota = r->session->user->who.slots;
 
+	if (quota != 0 && quota < n)
+		n = quota;
 	return r->m.max_slots != 0 && r->m.max_slots < n ? r->m.max_slots : n;
 }
 
 static int
-wants(const struct run *r, const struct worker_peer *w, unsigned level)
+wants(const struct sworker *sw, unsigned level)
 {
+	const struct worker_peer *w = sw->worker;
+	const struct run *r = sw->session->run;
 	unsigned credits;
 
-	if (r == NULL || r->sched.n_pending == 0 || r->out_of_memory)
+	if (r == NULL || r->sched.n_pending == 0 || r->out_of_memory ||
+	    r->waits || !coord__user_has_room(r->session->user))
 		return 0;
 	/* Then no slot gets a second one: the worker could start another slot
 	 * for it. */
 	if (r->m.max_slots != 0 && r->n_out >= r->m.max_slots)
 		return 0;
 	credits = coord__sched_credits(&r->sched, coord__usable_slots(r));
+	/* Others keep its slots busy, two attempts each: one that is content
+	 * with a free slot would wait for their end. */
+	if (w->n_out > sw->n_out)
+		credits = 2;
 	return w->n_out < (credits < level ? credits : level) * w->n_slots;
 }
 
-/* The session that has least at work, of those the one that waited longest. */
+/* Whose turn is it, a's or b's? The user's with the least at work, of that user the
+ * session with the least, of those the one that waited longest. */
+static int
+goes_before(const struct session *a, const struct session *b)
+{
+	if (a->user->n_out != b->user->n_out)
+		return a->user->n_out < b->user->n_out;
+	if (a->run->n_out != b->run->n_out)
+		return a->run->n_out < b->run->n_out;
+	return a->last_exec < b->last_exec;
+}
+
 static struct sworker *
 pick(const struct worker_peer *w, unsigned level)
 {
@@ -70,15 +91,12 @@ pick(const struct worker_peer *w, unsigned level)
 
 	TAILQ_FOREACH(sw, &w->sessions, of_worker)
 	{
-		const struct session *s = sw->session, *b;
+		const struct session *s = sw->session;
 
 		if (sw->state != SWORKER_TOLD || s->client->closing ||
-		    !wants(s->run, w, level))
+		    !wants(sw, level))
 			continue;
-		b = best != NULL ? best->session : NULL;
-		if (b == NULL || s->run->n_out < b->run->n_out ||
-		    (s->run->n_out == b->run->n_out &&
-		     s->last_exec < b->last_exec))
+		if (best == NULL || goes_before(s, best->session))
 			best = sw;
 	}
 	return best;
@@ -108,6 +126,7 @@ coord__hand_out(struct coord *k, struct sworker *sw, const struct sched_iv *iv)
 	r->n_held++;
 	sw->worker->n_out++;
 	sw->n_out++;
+	s->user->n_out++;
 	s->last_exec = ++k->serial;
 	m = (struct dsm_msg_exec){s->id, r->m.run, a->id, a->lo, a->hi};
 	coord__peer_send_buf(k, sw->worker->peer, DSM_MSG_EXEC,

@@ -103,6 +103,7 @@ coord__run_start(struct session *s, const struct dsm_frame *f)
 	if (err != DSM_OK)
 		return err;
 	s->last_run = m.run;
+	coord__user_run_begins(s->run);
 	TAILQ_FOREACH(sw, &s->workers, of_session)
 	{
 		if (sw->state != SWORKER_TOLD)
@@ -205,15 +206,21 @@ run_free(struct run *r)
 void
 coord__run_destroy(struct run *r)
 {
+	struct session *s = r->session;
+	int another = coord__user_run_ends(r);
+
 	run_drop(r, 0);
-	r->session->run = NULL;
+	s->run = NULL;
 	run_free(r);
+	if (another)
+		coord__dispatch(s->k);
 }
 
 void
 coord__run_finish(struct run *r, int code, const char *text)
 {
 	struct session *s = r->session;
+	int another = coord__user_run_ends(r);
 
 	s->next_attempt = r->first_attempt + r->n_attempts;
 	if ((r->m.flags & DSM_RUN_KEEP_PARTIAL) != 0 && code != DSM_ECANCELED)
@@ -222,6 +229,8 @@ coord__run_finish(struct run *r, int code, const char *text)
 	coord__verdict_send(r, code, text);
 	s->run = NULL;
 	run_free(r);
+	if (another)
+		coord__dispatch(s->k);
 }
 
 /* Failures end the run early when asked to, or when there are so many that

@@ -31,6 +31,11 @@ coord__session_create(struct coord *k, struct coord_peer *client,
 		free(s);
 		return DSM_ESYS;
 	}
+	s->user = coord__user_get(k, &client->who);
+	if (s->user == NULL) {
+		free(s);
+		return DSM_ENOMEM;
+	}
 	s->k = k;
 	s->client = client;
 	s->id = k->next_session++;
@@ -65,6 +70,7 @@ coord__session_destroy(struct session *s)
 		coord__sworker_destroy(sw);
 	}
 	TAILQ_REMOVE(&k->sessions, s, link);
+	coord__user_put(k, s->user);
 	free(s->table);
 	dsm__wbuf_fini(&s->advice);
 	free(s);

@@ -160,15 +160,15 @@ put_run(struct json *j, const struct run *r, uint64_t now)
 	putf(j,
 	     ",\"mode\":\"%s\",\"total\":%" PRIu64 ",\"done\":%" PRIu64
 	     ",\"failed\":%" PRIu64 ",\"pending\":%" PRIu64
-	     ",\"chunks_out\":%" PRIu64 ",\"chunks\":%zu"
+	     ",\"waits\":%s,\"chunks_out\":%" PRIu64 ",\"chunks\":%zu"
 	     ",\"retried\":%" PRIu64 ",\"copies\":%" PRIu64
 	     ",\"copies_won\":%" PRIu64 ",\"pages_written\":%" PRIu64
 	     ",\"elapsed_ms\":%" PRIu64 "}",
 	     mode_name(r->m.mode), r->total, r->n_done, r->n_failed,
-	     r->sched.n_pending, r->n_out, r->n_attempts,
-	     r->counters.tasks_retried, r->counters.copies_started,
-	     r->counters.copies_won, races_pages(r->races),
-	     ms_since(r->started, now));
+	     r->sched.n_pending, r->waits ? "true" : "false", r->n_out,
+	     r->n_attempts, r->counters.tasks_retried,
+	     r->counters.copies_started, r->counters.copies_won,
+	     races_pages(r->races), ms_since(r->started, now));
 }
 
 /* Before an entry: 0 when there is no room for one more. */
