@@ -1,4 +1,5 @@
-/* What verbs.c (devices, domains, regions) and verbs_conn.c (queue pairs) share. */
+/* What verbs.c (devices, domains, regions) and the queue pairs (verbs_queue.h)
+ * share. */
 #ifndef DSM_TRANSPORT_VERBS_PRIV_H
 #define DSM_TRANSPORT_VERBS_PRIV_H
 
@@ -17,6 +18,7 @@
 #define VERBS_SENDS 16u      /* send buffers */
 #define VERBS_READS 32u      /* READs in flight */
 #define VERBS_INLINE 188u    /* bytes we would like to send without a buffer */
+#define VERBS_INLINE_MAX 256u /* of what we are given */
 #define VERBS_RD_ATOMIC 16u  /* READs a port works on at a time, at most */
 /* Work requests that may be in the send queue at a time. */
 #define VERBS_SQ (2 * VERBS_SENDS + VERBS_READS + VERBS_EMPTIES)
