@@ -443,10 +443,12 @@ verbs_arm(struct dsm_conn *c, int events)
 	if (dsm__queue_progress(q) > 0)
 		return DSM_EAGAIN;
 	look_at_tcp(q);
-	if (q->err != DSM_OK)
+	/* Whoever looked last may have taken what wakes the other: credits came
+	 * while reading, bytes while writing. */
+	if (q->err != DSM_OK || (events & POLLOUT && can_send(q)) ||
+	    (events & POLLIN && q->n_read < q->n_arrived))
 		return DSM_EAGAIN;
-	return events & POLLIN && q->n_read < q->n_arrived ? DSM_EAGAIN
-	                                                   : DSM_OK;
+	return DSM_OK;
 }
 
 /* --- ending --- */

@@ -3,6 +3,7 @@
  * what only verbs does. TASKRT_VERBS_DEVICE and the others choose the device.
  */
 #include "../../../dsm/transport/loop.h"
+#include "../../../dsm/transport/verbs_queue.h"
 #include "../../conformance/conformance.h"
 
 #include "verbs_pair.h"
@@ -559,6 +560,27 @@ test_a_writer_without_credits_sleeps_until_they_come(void)
 	dsm__conn_close(e.b);
 }
 
+static void
+test_credits_that_came_while_reading_are_no_reason_to_sleep(void)
+{
+	struct ends e = open_ends();
+	struct dsm_frame f;
+	int wanted;
+
+	must_send(e.a, 1, LIMIT);
+	MUST_BE(dsm__conn_drain(e.a, dsm__deadline_ms(50)), DSM_ETIMEDOUT);
+	/* b reads what there is, and gives it all back; a looks for frames. */
+	MUST_WITHIN_MS(20000, dsm__conn_recv(e.b, &f) == DSM_EAGAIN &&
+	                          dsm__conn_recv(e.a, &f) == DSM_EAGAIN &&
+	                          dsm__queue_of(e.a)->credits ==
+	                              dsm__queue_of(e.a)->their_depth);
+	while (dsm__conn_arm(e.a, POLLIN, &wanted) != DSM_OK)
+		;
+	MUST(dsm__conn_backlog(e.a) > 0);
+	MUST_BE(dsm__conn_arm(e.a, POLLOUT, &wanted), DSM_EAGAIN);
+	close_ends(&e);
+}
+
 struct party {
 	struct dsm_loop *loop;
 	struct dsm_handle *h;
@@ -894,6 +916,7 @@ SUITE_UNLESS(dsm_transport_verbs_pairs, "dsm.transport.verbs_pairs",
              T(test_an_end_that_only_reads_gives_credits_back),
              T(test_a_peer_that_was_promised_too_much_fails),
              T(test_a_writer_without_credits_sleeps_until_they_come),
+             T(test_credits_that_came_while_reading_are_no_reason_to_sleep),
              T(test_loops_that_spin_play_ping_pong),
              T(test_loops_that_sleep_play_ping_pong),
              T(test_loops_write_on_when_credits_come),
