@@ -175,6 +175,12 @@ dsm__conn_arm(struct dsm_conn *c, int events, int *poll_p)
 }
 
 int
+dsm__conn_check(struct dsm_conn *c)
+{
+	return c->ops->check == NULL ? DSM_OK : c->ops->check(c);
+}
+
+int
 dsm__conn_is_polled(const struct dsm_conn *c)
 {
 	return c->ops->arm != NULL;
@@ -369,6 +375,19 @@ dsm__conn_send(struct dsm_conn *c, unsigned type, unsigned flags, uint64_t tag,
 	return DSM_OK;
 }
 
+/* Until when to sleep in one go. */
+static uint64_t
+next_look(const struct dsm_conn *c, uint64_t deadline, uint64_t check)
+{
+	uint64_t until = deadline < check ? deadline : check;
+	uint64_t look;
+
+	if (c->ops->check == NULL)
+		return until;
+	look = dsm__deadline_ms(DSM_CHECK_MS);
+	return look < until ? look : until;
+}
+
 int
 dsm__conn_sleep(struct dsm_conn *c, int events, uint64_t deadline)
 {
@@ -385,12 +404,15 @@ dsm__conn_sleep(struct dsm_conn *c, int events, uint64_t deadline)
 		return err;
 	p.events = (short)wanted;
 	do {
-		n = poll(&p, 1,
-		         dsm__ms_left(deadline < check ? deadline : check));
+		uint64_t until = next_look(c, deadline, check);
+
+		n = poll(&p, 1, dsm__ms_left(until));
 		if (n < 0 && errno != EINTR)
 			return DSM_ESYS;
-		if (n != 0 || dsm__now() < check)
+		if (n != 0 || dsm__conn_check(c) != DSM_OK)
 			return DSM_OK;
+		if (dsm__now() < check)
+			continue;
 		/* What we have said before is acknowledged by now. */
 		if (!dsm__conn_reachable(c, DSM_REACH_MS))
 			return c->in_err = c->out_err = DSM_ECONN;

@@ -61,6 +61,7 @@ struct dsm_conn_ops {
 	 * makes sense; DSM_EAGAIN: it makes sense already.
 	 */
 	int (*arm)(struct dsm_conn *c, int events);
+	int (*check)(struct dsm_conn *c); /* as dsm__conn_check, or NULL */
 	void (*close)(struct dsm_conn *c);
 	void (*forget)(struct dsm_conn *c); /* as dsm__conn_forget */
 };
@@ -90,6 +91,13 @@ int dsm__conn_fd(const struct dsm_conn *c);
  * DSM_EAGAIN: not yet, try again to read or write first. Never blocks.
  */
 int dsm__conn_arm(struct dsm_conn *c, int events, int *poll_p);
+/*
+ * For an armed conn that nobody looks at, about once a second (dsm__conn_sleep and
+ * the loop do it): not every failure wakes its descriptor. DSM_OK: sleep on;
+ * DSM_EAGAIN: look at it, something has come or it has FAILED. Never blocks.
+ */
+int dsm__conn_check(struct dsm_conn *c);
+#define DSM_CHECK_MS 1000
 /* Looking for a frame is no system call: cheaper than asking poll(2). */
 int dsm__conn_is_polled(const struct dsm_conn *c);
 const char *dsm__conn_transport(const struct dsm_conn *c);

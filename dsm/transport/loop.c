@@ -31,7 +31,8 @@
  *
  * A conn whose back-end must be armed before a sleep (verbs) is armed when its
  * handle leaves the hot list, and after each event that did not put it back
- * there: a handle is hot, or armed, or its descriptor is readable.
+ * there: a handle is hot, or armed, or its descriptor is readable. Once a second
+ * such a back-end is asked whether it has failed without a word.
  */
 #include "loop.h"
 
@@ -105,7 +106,8 @@ struct deferred {
 /* Members without a remark: drive lock. */
 struct dsm_loop {
 	uv_loop_t uv;
-	uv_async_t wake; /* uv_async_send: any thread */
+	uv_async_t wake;  /* uv_async_send: any thread */
+	uv_timer_t check; /* runs while there are conns that are polled */
 	uint64_t spin_ns;
 	struct handle_list handles, hot;
 	struct dsm_handle *cursor; /* next of a walk over hot */
@@ -467,6 +469,26 @@ on_closed(uv_handle_t *poll)
 	free(w);
 }
 
+static void
+on_check(uv_timer_t *timer)
+{
+	struct dsm_loop *l = timer->data;
+	struct dsm_handle *h;
+	int n_polled = 0;
+
+	TAILQ_FOREACH(h, &l->handles, link)
+	{
+		if (!dsm__conn_is_polled(h->conn))
+			continue;
+		n_polled++;
+		if (!h->hot && !h->lost && h->events != 0 &&
+		    dsm__conn_check(h->conn) != DSM_OK)
+			look_again(h);
+	}
+	if (n_polled == 0)
+		uv_timer_stop(timer);
+}
+
 /* A watcher for the descriptor that h's conn has now. */
 static int
 new_watcher(struct dsm_handle *h)
@@ -482,6 +504,10 @@ new_watcher(struct dsm_handle *h)
 	w->poll.data = w;
 	w->handle = h;
 	h->watcher = w;
+	if (dsm__conn_is_polled(h->conn) &&
+	    !uv_is_active((uv_handle_t *)&h->loop->check))
+		uv_timer_start(&h->loop->check, on_check, DSM_CHECK_MS,
+		               DSM_CHECK_MS);
 	return DSM_OK;
 }
 
@@ -979,6 +1005,8 @@ dsm__loop_create(const struct dsm_loop_params *p, struct dsm_loop **loop_p)
 	/* Also keeps uv_backend_timeout from saying 0 for want of handles. */
 	err = uv_async_init(&l->uv, &l->wake, on_wake) == 0 ? DSM_OK : DSM_ESYS;
 	l->wake.data = l;
+	uv_timer_init(&l->uv, &l->check);
+	l->check.data = l;
 	if (err == DSM_OK && p->background)
 		err = start_background(l);
 	if (err != DSM_OK) {

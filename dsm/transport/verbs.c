@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -380,6 +381,19 @@ port_is_not_active(const struct dsm_verbs *v, enum ibv_port_state state,
 	                 cure);
 }
 
+int
+dsm__verbs_port_check(const struct dsm_verbs *v, struct dsm_error *e)
+{
+	struct ibv_port_attr a;
+	int err = query_port(v, &a);
+
+	if (err != 0)
+		return dsm__fail(e, DSM_ESYS, "%s cannot be queried: %s",
+		                 v->name, strerror(err));
+	return a.state == IBV_PORT_ACTIVE ? DSM_OK
+	                                  : port_is_not_active(v, a.state, e);
+}
+
 static int
 try_port(struct dsm_verbs *v, const char *device,
          const struct dsm_verbs_choice *c, struct dsm_error *e)
@@ -473,7 +487,7 @@ try_device(const struct verbs_lib *lib, struct ibv_device *device,
 {
 	const char *name = lib->get_device_name(device);
 	struct dsm_verbs *v;
-	int err;
+	int flags, err;
 
 	if (device->transport_type != IBV_TRANSPORT_IB)
 		return dsm__fail(e, DSM_ESYS,
@@ -484,6 +498,9 @@ try_device(const struct verbs_lib *lib, struct ibv_device *device,
 	if (v == NULL)
 		return dsm__fail(e, DSM_ENOMEM, "out of memory");
 	v->lib = lib;
+	v->stall_ms = VERBS_STALL_MS;
+	pthread_mutex_init(&v->mutex, NULL);
+	TAILQ_INIT(&v->queues);
 	errno = 0;
 	v->ctx = lib->open_device(device);
 	if (v->ctx == NULL) {
@@ -493,6 +510,13 @@ try_device(const struct verbs_lib *lib, struct ibv_device *device,
 		                name, strerror(errno));
 		goto free_v;
 	}
+	flags = fcntl(v->ctx->async_fd, F_GETFL);
+	if (flags < 0 ||
+	    fcntl(v->ctx->async_fd, F_SETFL, flags | O_NONBLOCK) != 0) {
+		err = dsm__fail(e, DSM_ESYS, "%.40s: fcntl: %s", name,
+		                strerror(errno));
+		goto close_device;
+	}
 	err = try_ports(v, name, c, e);
 	if (err != DSM_OK)
 		goto close_device;
@@ -501,6 +525,7 @@ try_device(const struct verbs_lib *lib, struct ibv_device *device,
 close_device:
 	lib->close_device(v->ctx);
 free_v:
+	pthread_mutex_destroy(&v->mutex);
 	free(v);
 	return err;
 }
@@ -612,6 +637,7 @@ dsm__verbs_close(struct dsm_verbs *v)
 	if (v == NULL)
 		return;
 	v->lib->close_device(v->ctx);
+	pthread_mutex_destroy(&v->mutex);
 	free(v);
 }
 

@@ -4,8 +4,9 @@
  * The bytes of conn.c travel in SENDs of up to buf_len bytes, copied out of and
  * into registered buffers; where one SEND ends and the next begins means nothing.
  * Short ones go inline. The send queue, the receives and the READs share one
- * completion queue; every fourth SEND asks for a completion, which also tells of
- * those before it.
+ * completion queue. Every fourth SEND asks for a completion, which also tells of those
+ * before it, and so does each that none may follow soon: what is under way will be
+ * heard of, or the link is dead (verbs_watch.c).
  *
  * Flow control. Each end has depth + VERBS_EMPTIES receives posted and gives the
  * other `depth` credits. A SEND with data takes a credit. The receiver owes it
@@ -28,10 +29,10 @@
  * Send buffers and room come back when the peer's adapter has acknowledged, which
  * its program has no part in: its receives are posted.
  *
- * Sleeping. The descriptor is an epoll set of the completion channel and the
- * TCP socket. The channel tells of the first completion after it was asked to
- * (arm), so arm asks, then looks once more itself. The TCP socket is looked at by
- * arm too, never while spinning.
+ * Sleeping. The descriptor is an epoll set of the completion channel, the device's
+ * events and the TCP socket. The channel tells once of the first completion after it
+ * was asked to (arm), so arm asks, then looks once more itself. The others are looked
+ * at by arm too, never while spinning.
  *
  * The end. TCP's end is the peer's end. It may be seen before the last SENDs have
  * been looked at, so the queue pair is stopped then and emptied: what had
@@ -90,6 +91,8 @@ fail_completion(struct verbs_queue *q, enum verbs_kind kind,
 		return;
 	}
 	/* Everything is flushed after an error; alone, the peer has ended. */
+	if (dsm__queue_is_cut(q))
+		return;
 	if (q->err == DSM_OK)
 		snprintf(q->conn->why, sizeof(q->conn->why),
 		         "the queue pair was stopped");
@@ -136,10 +139,8 @@ dsm__queue_post(struct verbs_queue *q, struct ibv_send_wr *wr,
 	int err;
 
 	if (kind == VERBS_READ || wr->num_sge == 0 ||
-	    ++q->unsignalled >= SIGNAL_EVERY) {
+	    ++q->unsignalled >= SIGNAL_EVERY)
 		wr->send_flags |= IBV_SEND_SIGNALED;
-		q->unsignalled = 0;
-	}
 	wr->wr_id = (uint64_t)kind << KIND_SHIFT | q->posted;
 	err = ibv_post_send(q->qp, wr, &bad);
 	if (err != 0)
@@ -147,6 +148,10 @@ dsm__queue_post(struct verbs_queue *q, struct ibv_send_wr *wr,
 		                       "cannot post to the queue pair: %s",
 		                       strerror(err));
 	q->bufs_at[q->posted++ % VERBS_SQ] = q->bufs_used;
+	if (wr->send_flags & IBV_SEND_SIGNALED) {
+		q->signalled = q->posted;
+		q->unsignalled = 0;
+	}
 	return DSM_OK;
 }
 
@@ -332,11 +337,23 @@ send_next(struct verbs_queue *q, struct source *s, size_t left)
 	}
 	sge.addr = (uintptr_t)to;
 	sge.length = take(s, to, max);
+	if (left == max || q->credits == 1)
+		flags |= IBV_SEND_SIGNALED;
 	err = post_send(q, &sge, flags);
 	if (err != DSM_OK)
 		return err;
 	q->credits--;
 	return sge.length;
+}
+
+/* The credits may lie behind many other completions. */
+static int
+make_room(struct verbs_queue *q)
+{
+	while (!can_send(q))
+		if (dsm__queue_progress(q) <= 0)
+			return 0;
+	return 1;
 }
 
 static ssize_t
@@ -350,8 +367,7 @@ verbs_writev(struct dsm_conn *c, const struct iovec *iov, int n)
 	for (int i = 0; i < n; i++)
 		left += iov[i].iov_len;
 	while (q->err == DSM_OK && left > 0) {
-		if (!can_send(q) &&
-		    (dsm__queue_progress(q) <= 0 || !can_send(q)))
+		if (!make_room(q))
 			break;
 		len = send_next(q, &s, left);
 		if (len < 0)
@@ -425,30 +441,61 @@ verbs_readv(struct dsm_conn *c, const struct iovec *iov, int n)
 
 /* --- sleeping --- */
 
+/* Ask for an event, unless one is still to come. */
+static void
+ask_for_event(struct verbs_queue *q)
+{
+	struct ibv_cq *cq;
+	void *context;
+
+	if (q->armed && q->lib->get_cq_event(q->channel, &cq, &context) == 0) {
+		q->lib->ack_cq_events(q->cq, 1);
+		q->armed = 0;
+	}
+	if (q->armed)
+		return;
+	if (ibv_req_notify_cq(q->cq, 0) != 0)
+		dsm__queue_fail(q, DSM_ECONN,
+		                "cannot arm the completion queue");
+	q->armed = 1;
+}
+
+/* What comes by no completion. */
+static void
+look_around(struct verbs_queue *q)
+{
+	dsm__verbs_hear(q->domain->v);
+	if (dsm__queue_is_cut(q))
+		return;
+	look_at_tcp(q);
+	dsm__queue_watch(q);
+}
+
 static int
 verbs_arm(struct dsm_conn *c, int events)
 {
 	struct verbs_queue *q = dsm__queue_of(c);
-	struct ibv_cq *cq;
-	unsigned n = 0;
-	void *context;
 
-	while (q->lib->get_cq_event(q->channel, &cq, &context) == 0)
-		n++;
-	if (n > 0)
-		q->lib->ack_cq_events(q->cq, n);
-	if (ibv_req_notify_cq(q->cq, 0) != 0)
-		dsm__queue_fail(q, DSM_ECONN,
-		                "cannot arm the completion queue");
+	ask_for_event(q);
 	if (dsm__queue_progress(q) > 0)
 		return DSM_EAGAIN;
-	look_at_tcp(q);
+	look_around(q);
 	/* Whoever looked last may have taken what wakes the other: credits came
 	 * while reading, bytes while writing. */
 	if (q->err != DSM_OK || (events & POLLOUT && can_send(q)) ||
 	    (events & POLLIN && q->n_read < q->n_arrived))
 		return DSM_EAGAIN;
 	return DSM_OK;
+}
+
+static int
+verbs_check(struct dsm_conn *c)
+{
+	struct verbs_queue *q = dsm__queue_of(c);
+	int n = dsm__queue_progress(q);
+
+	look_around(q);
+	return n != 0 || q->err != DSM_OK ? DSM_EAGAIN : DSM_OK;
 }
 
 /* --- ending --- */
@@ -500,6 +547,7 @@ const struct dsm_conn_ops dsm__verbs_ops = {
     .readv = verbs_readv,
     .writev = verbs_writev,
     .arm = verbs_arm,
+    .check = verbs_check,
     .close = verbs_close,
     .forget = verbs_forget,
 };

@@ -35,6 +35,9 @@
 	X(create_qp)            \
 	X(modify_qp)            \
 	X(destroy_qp)           \
+	X(get_async_event)      \
+	X(ack_async_event)      \
+	X(event_type_str)       \
 	X(wc_status_str)
 
 /* query_port here is the old one, of struct _compat_ibv_port_attr. */

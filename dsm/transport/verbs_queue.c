@@ -39,6 +39,8 @@ dsm__queue_destroy(struct verbs_queue *q)
 {
 	const struct verbs_lib *lib = q->lib;
 
+	if (q->conn != NULL)
+		dsm__verbs_leave(q);
 	if (q->qp != NULL)
 		lib->destroy_qp(q->qp);
 	if (q->cq != NULL)
@@ -218,6 +220,8 @@ make_epoll(struct verbs_queue *q, struct dsm_error *e)
 	q->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (q->epoll_fd < 0 ||
 	    epoll_ctl(q->epoll_fd, EPOLL_CTL_ADD, q->channel->fd, &in) != 0 ||
+	    epoll_ctl(q->epoll_fd, EPOLL_CTL_ADD, q->domain->v->ctx->async_fd,
+	              &in) != 0 ||
 	    epoll_ctl(q->epoll_fd, EPOLL_CTL_ADD, q->conn->fd, &end) != 0)
 		return dsm__fail(e, DSM_ESYS, "epoll: %s", strerror(errno));
 	return DSM_OK;
@@ -232,10 +236,14 @@ dsm__conn_verbs_offer(struct dsm_conn *c, struct dsm_verbs_domain *d,
 
 	if (c->back != NULL)
 		return dsm__fail(e, DSM_EINVAL, "it has been offered already");
-	err = queue_create(d, &q, e);
+	dsm__verbs_hear(d->v); /* old news is nothing to a new queue pair */
+	err = dsm__verbs_port_check(d->v, e);
+	if (err == DSM_OK)
+		err = queue_create(d, &q, e);
 	if (err != DSM_OK)
 		return err;
 	q->conn = c;
+	dsm__verbs_join(q);
 	err = make_epoll(q, e);
 	if (err != DSM_OK) {
 		dsm__queue_destroy(q);

@@ -4,6 +4,7 @@
  *   verbs_queue.c  its life: made, offered, connected, gone over to, destroyed
  *   verbs_conn.c   frames and credits: what goes through it, and its end
  *   verbs_read.c   one-sided READs
+ *   verbs_watch.c  failures that no completion tells of
  *
  * Life (one-way; every state ends with dsm__queue_destroy):
  *
@@ -15,7 +16,8 @@
  *   FAILED     err is set. What had arrived can be read yet, nothing is posted any
  *              more.
  *
- * Its owner is the conn's: no locks.
+ * Its owner is the conn's: no locks, but for what the device says of all its queue
+ * pairs at a time (verbs_watch.c).
  */
 #ifndef DSM_TRANSPORT_VERBS_QUEUE_H
 #define DSM_TRANSPORT_VERBS_QUEUE_H
@@ -23,6 +25,8 @@
 #include "verbs_priv.h"
 
 #include "conn_priv.h"
+
+#include <stdatomic.h>
 
 /* What a work request was. */
 enum verbs_kind {
@@ -37,6 +41,7 @@ struct verbs_arrived {
 };
 
 struct verbs_queue {
+	TAILQ_ENTRY(verbs_queue) link; /* the device's mutex */
 	struct dsm_verbs_domain *domain;
 	struct dsm_conn *conn; /* NULL while probing */
 	const struct verbs_lib *lib;
@@ -48,6 +53,7 @@ struct verbs_queue {
 	uint8_t *ring;
 	size_t ring_len;
 	int epoll_fd;
+	int armed;      /* an event was asked for, and has not come */
 	uint32_t psn;   /* ours, at first */
 	uint32_t depth; /* credits we give */
 
@@ -64,12 +70,18 @@ struct verbs_queue {
 	uint64_t posted, retired; /* work requests in the send queue */
 	uint64_t bufs_used, bufs_back;
 	uint64_t bufs_at[VERBS_SQ]; /* bufs_used as of a work request */
+	uint64_t signalled;         /* up to here completions were asked for */
 	unsigned unsignalled;
 	unsigned blocked; /* writes that moved nothing */
 
 	/* READs. */
 	uint64_t reads_started, reads_done, reads_taken;
 	uint32_t max_reads; /* 0: the peer answers none */
+
+	/* What the device said, 1 + enum ibv_event_type; any thread. */
+	_Atomic int cut;
+	/* verbs_watch.c: so many were retired, and no more, since then. */
+	uint64_t watched, watched_since; /* ns; 0: nothing was outstanding */
 
 	int err;       /* why it FAILED, or DSM_OK */
 	int flushed;   /* a receive came back unused: nothing follows */
@@ -106,5 +118,18 @@ int dsm__queue_post(struct verbs_queue *q, struct ibv_send_wr *wr,
                     enum verbs_kind kind);
 /* Take what has completed, a bounded part of it. Returns how much. */
 int dsm__queue_progress(struct verbs_queue *q);
+
+/* --- verbs_watch.c --- */
+
+/* Right after progress: fails q when nothing that is outstanding has come back for
+ * long. */
+void dsm__queue_watch(struct verbs_queue *q);
+/* What the device has to say, of any of its queue pairs. Any thread; never blocks. */
+void dsm__verbs_hear(struct dsm_verbs *v);
+/* 1: the device has said that q is of no use any more; q has FAILED for that. */
+int dsm__queue_is_cut(struct verbs_queue *q);
+/* From here on it hears of q; until leave, which comes before anything of q ends. */
+void dsm__verbs_join(struct verbs_queue *q);
+void dsm__verbs_leave(struct verbs_queue *q);
 
 #endif
