@@ -345,6 +345,18 @@ dsm__heap_has(const void *p)
 
 /* --- dsm.h --- */
 
+/* errno alone does not tell why there is none; a line on stderr does, once. */
+static struct dsm_heap *
+wanted_heap(void)
+{
+	static _Atomic int said;
+	struct dsm_heap *h = dsm__heap_default();
+
+	if (h == NULL && !atomic_exchange(&said, 1))
+		log_error("%s", dsm__heap_error()->text);
+	return h;
+}
+
 /* A call on an existing block outside of tasks: its allocator. Ends the program
  * for a pointer that is none of the heap's, as dsm_free promises. */
 static struct dsm_alloc *
@@ -364,7 +376,7 @@ dsm_malloc(size_t size)
 
 	if (in_task())
 		return task_ops->malloc(size, ra);
-	struct dsm_heap *h = dsm__heap_default();
+	struct dsm_heap *h = wanted_heap();
 	return h != NULL ? dsm__alloc_malloc(h->alloc, size, ra) : NULL;
 }
 
@@ -375,7 +387,7 @@ dsm_calloc(size_t n, size_t size)
 
 	if (in_task())
 		return task_ops->calloc(n, size, ra);
-	struct dsm_heap *h = dsm__heap_default();
+	struct dsm_heap *h = wanted_heap();
 	return h != NULL ? dsm__alloc_calloc(h->alloc, n, size, ra) : NULL;
 }
 
@@ -386,7 +398,7 @@ dsm_aligned_alloc(size_t align, size_t size)
 
 	if (in_task())
 		return task_ops->aligned(align, size, ra);
-	struct dsm_heap *h = dsm__heap_default();
+	struct dsm_heap *h = wanted_heap();
 	return h != NULL ? dsm__alloc_aligned(h->alloc, align, size, ra) : NULL;
 }
 
@@ -417,7 +429,7 @@ dsm_realloc(void *p, size_t size)
 
 	if (in_task())
 		return task_ops->realloc(p, size, ra);
-	struct dsm_heap *h = dsm__heap_default();
+	struct dsm_heap *h = wanted_heap();
 	if (h == NULL)
 		return NULL;
 	if (p == NULL)
@@ -481,7 +493,7 @@ dsm_advise(const void *p, size_t len, int advice)
 int
 dsm_stats(struct dsm_stats *stats)
 {
-	struct dsm_heap *h = dsm__heap_default();
+	struct dsm_heap *h = wanted_heap();
 
 	if (stats == NULL)
 		return DSM_EINVAL;

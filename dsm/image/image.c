@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -55,13 +56,19 @@ dsm__image_create(struct dsm_image *im, struct dsm_error *e)
 	}
 	err = dsm__image_open(im, pages_fd, states_fd, NULL);
 	if (err != DSM_OK) {
+		struct rlimit lim = {.rlim_cur = RLIM_INFINITY};
+		const char *why = strerror(errno);
+
 		close(pages_fd);
 		close(states_fd);
-		return dsm__fail(e, err,
-		                 "cannot map %llu bytes of page "
-		                 "states: %s",
-		                 (unsigned long long)DSM_IMAGE_STATES,
-		                 strerror(errno));
+		getrlimit(RLIMIT_AS, &lim);
+		return dsm__fail(
+		    e, err, "cannot map %llu GiB of page states: %s%s",
+		    (unsigned long long)DSM_IMAGE_STATES >> 30, why,
+		    lim.rlim_cur < 4 * DSM_IMAGE_STATES
+		        ? " (addresses are limited: ulimit -v "
+		          "unlimited)"
+		        : "");
 	}
 	return DSM_OK;
 }

@@ -945,8 +945,10 @@ start_background(struct dsm_loop *l)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = pthread_create(&l->thread, NULL, background, l);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (rc != 0)
+	if (rc != 0) {
+		errno = rc;
 		return rc == ENOMEM ? DSM_ENOMEM : DSM_ESYS;
+	}
 	pthread_setname_np(l->thread, "taskrt-loop");
 	l->has_thread = 1;
 	return DSM_OK;
@@ -993,6 +995,7 @@ dsm__loop_create(const struct dsm_loop_params *p, struct dsm_loop **loop_p)
 	err = uv_loop_init(&l->uv);
 	if (err != 0) {
 		free(l);
+		errno = -err;
 		return err == UV_ENOMEM ? DSM_ENOMEM : DSM_ESYS;
 	}
 	pthread_mutex_init(&l->mutex, NULL);
@@ -1003,14 +1006,19 @@ dsm__loop_create(const struct dsm_loop_params *p, struct dsm_loop **loop_p)
 	pthread_cond_init(&l->park_cond, &attr);
 	pthread_condattr_destroy(&attr);
 	/* Also keeps uv_backend_timeout from saying 0 for want of handles. */
-	err = uv_async_init(&l->uv, &l->wake, on_wake) == 0 ? DSM_OK : DSM_ESYS;
+	err = uv_async_init(&l->uv, &l->wake, on_wake);
+	errno = -err;
+	err = err == 0 ? DSM_OK : DSM_ESYS;
 	l->wake.data = l;
 	uv_timer_init(&l->uv, &l->check);
 	l->check.data = l;
 	if (err == DSM_OK && p->background)
 		err = start_background(l);
 	if (err != DSM_OK) {
+		int saved = errno;
+
 		free_loop(l);
+		errno = saved;
 		return err;
 	}
 	*loop_p = l;

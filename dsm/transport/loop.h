@@ -38,6 +38,7 @@ struct dsm_loop_params {
 	int background;   /* 1: start the background thread */
 };
 
+/* DSM_ENOMEM; DSM_ESYS, then errno says why. */
 int dsm__loop_create(const struct dsm_loop_params *p, struct dsm_loop **loop_p);
 /* Closes whatever is still attached. Not from a callback. */
 void dsm__loop_destroy(struct dsm_loop *l);

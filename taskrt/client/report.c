@@ -543,6 +543,7 @@ print_backtrace(FILE *f, const char *text)
 
 #define PRINT_MAX 20 /* failures, races: more are only counted */
 
+/* Failures at one place are listed with it once: whole loops fail alike. */
 static void
 print_failures(FILE *f, const struct taskrt_report *r, const char *what)
 {
@@ -551,9 +552,13 @@ print_failures(FILE *f, const struct taskrt_report *r, const char *what)
 	fprintf(f, "  %zu %s%s failed:\n", r->n_failures, what,
 	        r->n_failures == 1 ? "" : "s");
 	for (size_t i = 0; i < r->n_failures && i < PRINT_MAX; i++) {
-		fprintf(f, "    %s %zu: %s\n", what, r->failures[i].task,
-		        r->failures[i].message);
-		print_backtrace(f, r->failures[i].backtrace);
+		const struct taskrt_failure *x = &r->failures[i];
+
+		fprintf(f, "    %s %zu: %s\n", what, x->task, x->message);
+		if (i == 0 || strcmp(x->backtrace, x[-1].backtrace) != 0)
+			print_backtrace(f, x->backtrace);
+		else if (x->backtrace[0] != '\0')
+			fprintf(f, "      at the same place\n");
 	}
 	if (r->n_failures > PRINT_MAX)
 		fprintf(f, "    and %zu more\n", r->n_failures - PRINT_MAX);

@@ -397,7 +397,7 @@ taskrt__session_create(const struct taskrt__config *config,
 		dsm__fail(
 		    e, err,
 		    "cannot start the library's event loop and thread: %s",
-		    dsm__strerror(err));
+		    err == DSM_ESYS ? strerror(errno) : dsm__strerror(err));
 		goto destroy_server;
 	}
 	err = taskrt__rdma_open(config, heap, &taskrt__rdma_verbs, &s->rdma,

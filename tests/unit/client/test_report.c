@@ -324,6 +324,39 @@ test_print_shows_failures_with_backtraces(void)
 }
 
 static void
+test_print_shows_a_place_once_for_all_that_failed_there(void)
+{
+	struct taskrt__report *r;
+
+	reset();
+	add_failure(1, DSM_FAIL_CRASH, SIGSEGV, "SIGSEGV at 0x10",
+	            "libc\nf, a.c:1\n");
+	add_failure(2, DSM_FAIL_CRASH, SIGSEGV, "SIGSEGV at 0x20",
+	            "libc\nf, a.c:1\n");
+	add_failure(3, DSM_FAIL_CRASH, SIGSEGV, "SIGSEGV at 0x10",
+	            "libc\nf, a.c:2\n");
+	add_failure(4, DSM_FAIL_TIMEOUT, 0, "too long", "");
+	add_failure(5, DSM_FAIL_TIMEOUT, 0, "too long", "");
+	struct taskrt__report_source src = source(TASKRT_ETASK);
+	src.backtrace = backtrace;
+	MUST_OK(taskrt__report_make(&src, &r));
+	taskrt__report_give(r);
+	char *text = printed();
+	MUST(strstr(text, "    task 1: SIGSEGV at 0x10 (f, a.c:1)\n"
+	                  "      libc\n"
+	                  "      f, a.c:1\n"
+	                  "    task 2: SIGSEGV at 0x20 (f, a.c:1)\n"
+	                  "      at the same place\n"
+	                  "    task 3: SIGSEGV at 0x10 (f, a.c:2)\n"
+	                  "      libc\n"
+	                  "      f, a.c:2\n"
+	                  "    task 4: too long\n"
+	                  "    task 5: too long\n") != NULL);
+	free(text);
+	taskrt__report_give(NULL);
+}
+
+static void
 test_an_error_needs_no_memory_and_maps_to_a_public_code(void)
 {
 	MUST_BE(taskrt__report_fail(DSM_EVERSION, "peer speaks %d", 7),
@@ -373,5 +406,6 @@ SUITE(taskrt_client_report, "taskrt.client.report",
       T(test_all_races_are_counted_but_only_listed_ones_shown),
       T(test_malformed_lists_are_refused),
       T(test_print_shows_failures_with_backtraces),
+      T(test_print_shows_a_place_once_for_all_that_failed_there),
       T(test_an_error_needs_no_memory_and_maps_to_a_public_code),
       T(test_each_thread_has_its_own_report));
