@@ -142,6 +142,8 @@ dsm__stage_marks(struct dsm_stage *s, uint64_t attempt,
 
 	if (a == NULL)
 		return DSM_EPROTO;
+	if (a->refused)
+		return DSM_OK;
 	v = dsm__stage_alloc(s, marks->n * sizeof(*v));
 	if (v == NULL)
 		return DSM_ENOMEM;
