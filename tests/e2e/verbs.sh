@@ -4,9 +4,8 @@
 # RDMA device (`make test-rdma` brings a machine that has two); without one only
 # what is said of that is tested.
 #
-# The program uses the first device, the workers the last: Soft-RoCE of Linux 6.1 now
-# and then stops for good where both ends are one device. RDMA_CUT names a network
-# interface that may be set down: the link between the two.
+# RDMA_CUT names a network interface that may be set down: the link between the
+# first device (the program's and one worker's) and the last (the other worker's).
 # shellcheck disable=SC2317 # functions are called by name
 set -u
 cd "$(dirname "$0")/../.." || exit 2
@@ -88,7 +87,7 @@ start_on() { # LOG DEVICE - a worker of one slot
 	start_worker "$1" 1
 }
 export TASKRT_VERBS_DEVICE=$first TASKRT_WAIT=20
-start_on near "$last"
+start_on near "$first"
 near=$pid
 start_on far "$last"
 far=$pid
@@ -130,8 +129,9 @@ in_flight() { # TRANSPORT - stat while a program runs
 	slay "$pid"
 }
 in_flight verbs
-check "stat shows the workers' device" \
-	grep -q "verbs, 2 workers: $last port 1, " "$tmp/stat.log"
+check "stat shows each worker's device" eval \
+	"grep -q 'verbs, worker near: $first port 1, ' $tmp/stat.log &&
+	grep -q 'verbs, worker far: $last port 1, ' $tmp/stat.log"
 in_flight tcp
 check "stat shows TCP" eval "grep -q ' tcp, ' $tmp/stat.log &&
 	! grep -q ' verbs, ' $tmp/stat.log"
@@ -152,7 +152,8 @@ check "a tree in dsm_malloc is right" same_result \
 	tree --keys 4000 --tasks 8 --searches 100 --dsm
 cases "verbs" env TASKRT_TRANSPORT=verbs TASKRT_COORDINATOR="$addr" \
 	"$BUILD/tests/e2e/behaviour" loop_results globals_stack two_writers \
-	null_pointer blocks_born
+	see_the_launch null_pointer malloc_and_free blocks_born clean_pages \
+	changed_globals
 
 # --- ordinary users and what they may lock ---
 
