@@ -15,7 +15,7 @@
  * A slot that died: with exit status SLOT_EXIT_CRASHED its DONE has said
  * everything. By a signal, or another status, in state SLOT_RUNNING: the task
  * `current` of its control page failed (SIGKILL from us at a time-out:
- * DSM_FAIL_TIMEOUT; SIGKILL from elsewhere: returned, the task is not to
+ * DSM_FAIL_TIMEOUT; SIGKILL from elsewhere, or because it was stopped: returned, the task is not to
  * blame; exit status: DSM_FAIL_FORBIDDEN, the task ended its process); the rest of
  * the attempt is returned. SLOT_EXIT_COLLIDES: start again with the other build;
  * when none fits: UNFIT with the ranges named. Claims it left in the image are
@@ -59,6 +59,8 @@ struct worker_params {
 	struct worker_verbs verbs;
 	int force_segv;      /* fault back-end segv though uffd works */
 	uint64_t connect_ms; /* for dialling a client, then the relay; 0: 3 s */
+	uint64_t
+	    stopped_ms; /* a slot that is stopped for longer ends; 0: 5 s */
 	/* The coordinator has all that it is to have: leave. NULL: never asked for. */
 	void (*drained)(void *ctx);
 	void *drained_ctx;

@@ -75,6 +75,7 @@ enum wslot_state {
 enum kill_why {
 	KILL_NOT,
 	KILL_TIMEOUT,  /* its task ran too long */
+	KILL_STOPPED,  /* it was stopped for too long */
 	KILL_CANCEL,   /* run cancelled, or a newer one has begun */
 	KILL_RECALL,   /* its attempt's twin has answered */
 	KILL_CLOSING,  /* the session is over */
@@ -109,10 +110,11 @@ struct wslot {
 	struct dsm_wbuf wrote; /* u64 attempts of this run with a write set */
 	unsigned n_failed_starts, n_failed_dials; /* in a row */
 
-	/* watch.c */
+	/* watch.c; times are of the session's `watched` */
 	int seen;  /* seen_… are of the task it is at */
 	int asked; /* seen: to fail it, at asked_at */
 	uint64_t seen_attempt, seen_current, seen_since, asked_at;
+	uint64_t stopped; /* for so long it has been */
 };
 
 /* wlink.c */
@@ -123,9 +125,6 @@ struct wlink {
 	char failure[400];             /* why */
 	char transport[16], text[400]; /* what the coordinator was told */
 };
-
-/* watch.c: its timer is off, runs, runs faster as a slot was asked. */
-enum wwatch { WATCH_OFF, WATCH_ON, WATCH_ASKED };
 
 enum wsession_state {
 	WSESSION_OPEN,
@@ -161,8 +160,12 @@ struct wsession {
 	struct dsm_wbuf waiting;
 	STAILQ_HEAD(, wexec_item) queue; /* no slot has them yet */
 	unsigned n_queued;
+	/* watch.c */
 	struct wtimer *watch;
-	enum wwatch watching;
+	int watching;     /* it is on */
+	uint64_t ticked;  /* when, of dsm__now */
+	uint64_t watched; /* nanoseconds that count, at the last tick */
+	uint64_t looked;  /* at the state of processes, of `watched` */
 
 	unsigned n_slots; /* const */
 	struct wslot slots[];

@@ -79,6 +79,7 @@ slot_clear(struct wslot *s)
 	s->told_run = s->told_table = 0;
 	s->recalled = 0;
 	s->seen = 0;
+	s->stopped = 0;
 	s->verbs = s->connected = 0;
 	dsm__wbuf_reset(&s->wrote);
 	s->state = WSLOT_NONE;
@@ -579,6 +580,10 @@ judge_our_kill(const struct wslot *s, struct fate *f, int runs)
 		if (runs)
 			f->fails = DSM_FAIL_TIMEOUT;
 		say(f, "ran longer than %u ms", s->ss->timeout_ms);
+		break;
+	case KILL_STOPPED:
+		say(f, "its slot was stopped (SIGSTOP) for %llu s",
+		    ULL(s->stopped / DSM_SEC));
 		break;
 	case KILL_CANCEL:
 	case KILL_RECALL:

@@ -291,6 +291,7 @@ static void
 on_late(ucontext_t *uc, uint64_t tp)
 {
 	if (!is_late(uc)) {
+		atomic_store(&fa.p.ctl->late_waits, 1);
 		arch_set_tp(tp);
 		return;
 	}

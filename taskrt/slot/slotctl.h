@@ -68,6 +68,9 @@ struct slot_ctl {
 	/* The task that SLOT_SIGNAL_LATE is about, and how long it may run. */
 	_Atomic uint64_t late_attempt, late_current;
 	_Atomic uint32_t late_ms;
+	/* The slot's answer to the signal: the task is not at code of its own, but
+	 * waits in ours for a page, say. It can only be killed. */
+	_Atomic uint32_t late_waits;
 	/* worker, before the start: use the segv fault back-end though the
 	 * kernel has userfaultfd */
 	uint32_t force_segv;

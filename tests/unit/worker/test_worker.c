@@ -5,6 +5,7 @@
 #include "../../../coordinator/worker/worker_priv.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -702,6 +703,107 @@ test_a_timeout_is_for_each_task_not_for_their_sum(void)
 	MUST_BE(ev->type, DSM_MSG_DONE);
 	MUST_BE(ev->n_failures, 0);
 	rig_fini(&r);
+}
+
+/* The one that has something to do. */
+static struct wslot *
+busy_slot(struct rig *r)
+{
+	struct wsession *ss = session_find(r->w, SESSION);
+
+	for (unsigned i = 0; i < ss->n_slots; i++)
+		if (ss->slots[i].n_out > 0)
+			return &ss->slots[i];
+	return NULL;
+}
+
+static void
+test_a_timeout_is_noticed_within_100_ms(void)
+{
+	struct rig r;
+	uint64_t begin;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_with_timeout(&r, 1, 2000);
+	wait_until_up(&r);
+	begin = dsm__now();
+	exec(&r, 1, FAKE_HANG);
+	MUST_BE(nth(&r, 1)->failure.kind, DSM_FAIL_TIMEOUT);
+	begin = (dsm__now() - begin) / DSM_MS;
+	if (begin > 2100)
+		printf("    after %llu ms\n", (unsigned long long)begin);
+	MUST(begin >= 2000);
+	/* Others may have the machine: by much less than a quarter of it. */
+	MUST(begin < 2400);
+	rig_fini(&r);
+}
+
+static void
+test_time_that_the_worker_was_stopped_does_not_count(void)
+{
+	struct rig r;
+	uint64_t begin;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_with_timeout(&r, 1, 600);
+	wait_until_up(&r);
+	exec(&r, 1, FAKE_HANG);
+	drive_ms(&r, 100);
+	poll(NULL, 0, 1000); /* nobody drives: as if stopped */
+	begin = dsm__now();
+	MUST_BE(nth(&r, 1)->failure.kind, DSM_FAIL_TIMEOUT);
+	MUST(dsm__now() - begin > 300 * DSM_MS);
+	rig_fini(&r);
+}
+
+static void
+test_time_that_a_slot_was_stopped_does_not_count(void)
+{
+	struct rig r;
+	uint64_t begin;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_with_timeout(&r, 1, 600);
+	wait_until_up(&r);
+	exec(&r, 1, FAKE_HANG);
+	drive_ms(&r, 50);
+	spawn_kill(busy_slot(&r)->pidfd, SIGSTOP);
+	drive_ms(&r, 900);
+	MUST_BE(r.n_events, 0);
+	spawn_kill(busy_slot(&r)->pidfd, SIGCONT);
+	begin = dsm__now();
+	MUST_BE(nth(&r, 1)->failure.kind, DSM_FAIL_TIMEOUT);
+	MUST(dsm__now() - begin > 200 * DSM_MS);
+	rig_fini(&r);
+}
+
+static void
+test_a_slot_that_stays_stopped_gives_its_task_back(void)
+{
+	const struct worker_params p = {.local_data = local_data,
+	                                .stopped_ms = 300};
+
+	for (uint32_t timeout_ms = 0; timeout_ms <= 100; timeout_ms += 100) {
+		struct rig r;
+		struct event *ev;
+
+		rig_init_with(&r, &p);
+		open_session(&r, "");
+		run_with_timeout(&r, 1, timeout_ms);
+		wait_until_up(&r);
+		exec(&r, 1, FAKE_HANG);
+		drive_ms(&r, 20);
+		spawn_kill(busy_slot(&r)->pidfd, SIGSTOP);
+		ev = nth(&r, 1);
+		MUST_BE(ev->type, DSM_MSG_RETURNED);
+		MUST(strstr(ev->text, "was stopped (SIGSTOP)") != NULL);
+		exec(&r, 2, 0);
+		MUST_BE(nth(&r, 2)->type, DSM_MSG_DONE);
+		rig_fini(&r);
+	}
 }
 
 /* --- slots that do not start --- */
@@ -1724,6 +1826,10 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_pages_that_a_dead_slot_had_claimed_are_free_again),
       T(test_a_task_that_runs_too_long_is_killed_and_named),
       T(test_a_timeout_is_for_each_task_not_for_their_sum),
+      T(test_a_timeout_is_noticed_within_100_ms),
+      T(test_time_that_the_worker_was_stopped_does_not_count),
+      T(test_time_that_a_slot_was_stopped_does_not_count),
+      T(test_a_slot_that_stays_stopped_gives_its_task_back),
       T(test_a_program_over_the_first_slots_address_gets_the_second),
       T(test_a_program_over_both_addresses_makes_the_worker_unfit),
       T(test_a_slot_that_never_starts_makes_the_worker_unfit),
