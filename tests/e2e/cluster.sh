@@ -24,44 +24,6 @@ launch() {
 
 right='code 0 right'
 
-open_files() { # PID... - how many, of all
-	local p n=0
-	for p; do
-		n=$((n + $(find "/proc/$p/fd" -type l 2>/dev/null | wc -l)))
-	done
-	echo "$n"
-}
-
-with_keepers() { # WORKER... - each and the process that starts its slots
-	local p
-	for p; do
-		echo "$p"
-		pgrep -P "$p"
-	done
-}
-
-slots_of() { # WORKER... - how many slot processes there are
-	local keepers
-	mapfile -t keepers < <(for w; do pgrep -P "$w"; done)
-	descendants "${keepers[@]}" | wc -l
-}
-
-no_slots() { # WORKER...
-	[ "$(slots_of "$@")" -eq 0 ]
-}
-
-# Images are memory files of the worker.
-image_files() { # WORKER...
-	local p
-	for p; do
-		find "/proc/$p/fd" -lname '/memfd:*' -printf '%l\n' 2>/dev/null
-	done | grep -cv 'memfd:taskrt-slot '
-}
-
-no_image() { # WORKER...
-	[ "$(image_files "$@")" -eq 0 ]
-}
-
 silent_for() { # SECONDS - the only program has been, and has a run
 	state_has "\"silent_ms\":$1[0-9][0-9][0-9][^0-9].*\"done\":"
 }
@@ -280,7 +242,7 @@ launch victim for:400:40
 victim=$pid
 soon 10 in_run 5
 check "workers hold slots and images of a program" eval \
-	"[ \$(slots_of $w1 $w2) -ge 4 ] && ! no_image $w1 $w2"
+	"[ \$(slots_of $w1 $w2 | wc -l) -ge 4 ] && ! no_image $w1 $w2"
 slay "$victim"
 check "the program killed: its slots are gone" soon 5 no_slots "$w1" "$w2"
 check "its memory is gone" soon 5 no_image "$w1" "$w2"
@@ -342,11 +304,6 @@ twenty() {
 			>>"$tmp/twenty.log" || return 1
 	done
 	[ "$(grep -c "$right" "$tmp/twenty.log")" -eq 20 ]
-}
-settled() { # FILES PROCESS...
-	local most=$1
-	shift
-	[ "$(open_files "$@")" -le "$most" ]
 }
 mapfile -t daemons < <(with_keepers "$coordinator" "$w1" "$w2")
 soon 10 no_slots "$w1" "$w2"

@@ -12,45 +12,10 @@ set -u
 cd "$(dirname "$0")/../.." || exit 2
 # shellcheck source=tests/helpers/e2e.sh
 . tests/helpers/e2e.sh
+# shellcheck source=tests/helpers/netns.sh
+. tests/helpers/netns.sh
 
-ns=taskrt-$$
 beat=300
-
-at_end() {
-	local name
-	for name in k w c; do
-		ip netns del "$ns-$name" 2>/dev/null
-	done
-}
-
-inside() { # NAME COMMAND...
-	local name=$1
-	shift
-	nsenter --net="/run/netns/$ns-$name" "$@"
-}
-
-forward() { # 0 or 1
-	inside k sh -c "echo $1 >/proc/sys/net/ipv4/ip_forward"
-}
-
-# pair NAME NUMBER - NAME's machine and k, joined.
-pair() {
-	ip -n "$ns-k" link add "$1" type veth peer name eth0 \
-		netns "$ns-$1" &&
-		ip -n "$ns-k" addr add "10.91.$2.1/30" dev "$1" &&
-		ip -n "$ns-k" link set "$1" up &&
-		ip -n "$ns-$1" addr add "10.91.$2.2/30" dev eth0 &&
-		ip -n "$ns-$1" link set eth0 up
-}
-
-machines() {
-	local name
-	for name in k w c; do
-		ip netns add "$ns-$name" &&
-			ip -n "$ns-$name" link set lo up || return 1
-	done
-	pair w 1 && pair c 2 && forward 0
-}
 
 # behaviour LABEL MACHINE COORDINATOR CASE... - cases of behaviour/ there.
 behaviour() {
@@ -106,19 +71,7 @@ in_between() {
 	fi
 }
 
-if [ "$(id -u)" -ne 0 ]; then
-	skip "network namespaces" "needs root"
-	exit 0
-fi
-if ! command -v ip >/dev/null || ! command -v nsenter >/dev/null; then
-	skip "network namespaces" "no ip or no nsenter here"
-	exit 0
-fi
-if ! machines 2>"$tmp/machines.log"; then
-	skip "network namespaces" "$(tail -n 1 "$tmp/machines.log")"
-	exit 0
-fi
-
+machines w c
 in_coordinator=(nsenter "--net=/run/netns/$ns-k")
 in_worker=(nsenter "--net=/run/netns/$ns-w")
 export TASKRT_LOG=debug

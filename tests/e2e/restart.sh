@@ -33,12 +33,6 @@ again() { # LOG - how often its runs were launched again
 		"$tmp/$1.log"
 }
 
-slots_of() { # WORKER...
-	local keepers
-	mapfile -t keepers < <(for w; do pgrep -P "$w"; done)
-	descendants "${keepers[@]}"
-}
-
 check "a cluster starts" start_coordinator coordinator --heartbeat $beat
 coordinator=$pid
 start_worker w1 2

@@ -16,11 +16,6 @@ launch() { # LOG STEP... - the program in the background. Sets pid.
 	start "$log" env TASKRT_COORDINATOR="$addr" TASKRT_STAT=1 "$program" "$@"
 }
 
-slots_of() { # WORKER - its slot processes
-	mapfile -t keepers < <(pgrep -P "$1")
-	descendants "${keepers[@]}"
-}
-
 # Heartbeats that do not notice anything in the time of this script.
 start_coordinator coordinator --heartbeat 10000
 coordinator=$pid

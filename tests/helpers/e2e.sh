@@ -224,3 +224,51 @@ descendants() { # PID...
 		}
 	done
 }
+
+open_files() { # PID... - how many, of all
+	local p n=0
+	for p; do
+		n=$((n + $(find "/proc/$p/fd" -type l 2>/dev/null | wc -l)))
+	done
+	echo "$n"
+}
+
+with_keepers() { # WORKER... - each and the process that starts its slots
+	local p
+	for p; do
+		echo "$p"
+		pgrep -P "$p"
+	done
+}
+
+slots_of() { # WORKER... - their processes
+	local keepers w
+	mapfile -t keepers < <(for w; do pgrep -P "$w"; done)
+	descendants "${keepers[@]}"
+}
+
+no_slots() { # WORKER...
+	[ -z "$(slots_of "$@")" ]
+}
+
+# Images are memory files of the worker.
+image_files() { # WORKER...
+	local p
+	for p; do
+		find "/proc/$p/fd" -lname '/memfd:*' -printf '%l\n' 2>/dev/null
+	done | grep -cv 'memfd:taskrt-slot '
+}
+
+no_image() { # WORKER...
+	[ "$(image_files "$@")" -eq 0 ]
+}
+
+settled() { # FILES PROCESS... - they have no more open than so many
+	local most=$1
+	shift
+	[ "$(open_files "$@")" -le "$most" ]
+}
+
+now_ms() {
+	echo $((${EPOCHREALTIME/[.,]/} / 1000))
+}
