@@ -98,7 +98,7 @@ example_common := $(wildcard examples/common/*.c)
 test_src := $(wildcard tests/unit/*/*.c tests/conformance/*.c) tests/main.c \
 	tests/support.c taskrt/slot/arch_x86_64_switch.S \
 	$(patsubst %,taskrt/slot/%.c,arch_x86_64 vdso keys fetch \
-	fetch_message fetch_direct places)
+	fetch_message fetch_direct hold places)
 e2e_src := $(wildcard tests/e2e/*.c)
 behaviour_src := $(wildcard tests/e2e/behaviour/*.c)
 fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)

@@ -83,6 +83,33 @@ set_number(const struct opt_command *c, const struct opt *o, const char *text)
 }
 
 static int
+set_size(const struct opt_command *c, const struct opt *o, const char *text)
+{
+	static const char units[] = "KMGT";
+	unsigned long long n;
+	const char *unit;
+	unsigned shift = 0;
+	char *end;
+
+	errno = 0;
+	n = strtoull(text, &end, 10);
+	unit = *end != '\0' ? strchr(units, *end) : NULL;
+	if (unit != NULL) {
+		shift = 10 * (unsigned)(unit - units + 1);
+		end++;
+	}
+	if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 ||
+	    n > UINT64_MAX >> shift || n << shift < o->min)
+		return opt_wrong(
+		    c,
+		    "%s: \"%.100s\" is not a size of at least %llu "
+		    "MiB, such as 512M or 8G",
+		    o->name, text, (unsigned long long)o->min >> 20);
+	*(uint64_t *)o->value = n << shift;
+	return 0;
+}
+
+static int
 set_seconds(const struct opt_command *c, const struct opt *o, const char *text)
 {
 	double s;
@@ -112,6 +139,8 @@ set(const struct opt_command *c, const struct opt *o, const char *text)
 		return 0;
 	case OPT_NUMBER:
 		return set_number(c, o, text);
+	case OPT_SIZE:
+		return set_size(c, o, text);
 	case OPT_SECONDS:
 		return set_seconds(c, o, text);
 	case OPT_HELP:

@@ -14,6 +14,7 @@ enum opt_kind {
 	OPT_FLAG,    /* int *: 1 when given */
 	OPT_TEXT,    /* const char **: not empty; points into argv */
 	OPT_NUMBER,  /* uint64_t *: within [min, max] */
+	OPT_SIZE,    /* uint64_t *: bytes, at least min; "512M", "8G" */
 	OPT_SECONDS, /* uint64_t *: milliseconds; "2.5" is 2500, up to 10^6 s */
 	OPT_HELP,    /* prints help; value unused */
 	OPT_VERSION, /* prints the version; value unused */
@@ -26,7 +27,7 @@ struct opt {
 	const char *help;  /* a line */
 	enum opt_kind kind;
 	void *value;       /* written only when the option is given */
-	uint64_t min, max; /* OPT_NUMBER */
+	uint64_t min, max; /* OPT_NUMBER; OPT_SIZE: min */
 };
 
 struct opt_command {

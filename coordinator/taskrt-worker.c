@@ -6,6 +6,7 @@
 
 #include "../dsm/base/log.h"
 #include "daemon.h"
+#include "worker/memlimit.h"
 #include "options.h"
 #include "rdma.h"
 #include "uplink.h"
@@ -14,6 +15,7 @@
 
 static const char *coordinator, *token_file, *shown_name, *faults;
 static uint64_t n_slots, wait_ms = 30000, drain_ms = 600000;
+static uint64_t memory, task_memory;
 static int once;
 static struct rdma_options rdma = {.gid_index = RDMA_ANY_GID};
 
@@ -34,6 +36,12 @@ static const struct opt opts[] = {
      "how long to try to join at the start "
      "(default 30)",
      OPT_SECONDS, &wait_ms, 0, 0},
+    {"--memory", NULL, "SIZE",
+     "for the memory of all programs' pages and tasks (default: nine tenths of "
+     "what its cgroup, batch job or machine has)",
+     OPT_SIZE, &memory, 32 << 20, 0},
+    {"--task-memory", NULL, "SIZE", "that a task may write to (default: none)",
+     OPT_SIZE, &task_memory, 8 << 20, 0},
     {"--drain-time", NULL, "SECONDS",
      "how long tasks may go on after SIGTERM (default 600)", OPT_SECONDS,
      &drain_ms, 0, 0},
@@ -144,6 +152,23 @@ on_term(void *arg)
 	return 1;
 }
 
+/* What --memory is when it is not given, and why, in memory_from. */
+static char memory_text[120];
+static const char *memory_from;
+
+static void
+choose_memory(void)
+{
+	const struct memlimit_source src = {"", getenv};
+
+	if (memory != 0)
+		return;
+	memory = memlimit_default(&src, memory_text, sizeof(memory_text));
+	memory_from = memory_text;
+	log_debug("--memory is %llu MiB: %s", (unsigned long long)memory >> 20,
+	          memory_text);
+}
+
 static int
 work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs)
 {
@@ -151,6 +176,9 @@ work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs)
 	    .n_slots = (unsigned)n_slots,
 	    .up = uplink_link(up),
 	    .drained = uplink_drained,
+	    .memory = memory,
+	    .task_memory = task_memory,
+	    .memory_from = memory_from,
 	    .drained_ctx = up,
 	    .heap_fd = -1,
 	    .relay = coordinator,
@@ -207,6 +235,7 @@ main(int argc, char **argv)
 	}
 	if (token_file != NULL)
 		daemon_token_file(token_file);
+	choose_memory();
 	err = uplink_create(loop, &p, &up);
 	if (err != DSM_OK) {
 		log_error("cannot start: %s", dsm__strerror(err));

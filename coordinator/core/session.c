@@ -132,6 +132,7 @@ send_session(struct sworker *sw)
 	    .key = {s->key, DSM_KEY_LEN},
 	    .addr = dsm__str(s->addr),
 	    .name = dsm__str(s->name),
+	    .memory = s->user->who.memory,
 	};
 
 	coord__peer_send_buf(s->k, sw->worker->peer, DSM_MSG_SESSION,

@@ -455,6 +455,7 @@ worker_destroy(struct worker *w)
 {
 	if (w == NULL)
 		return;
+	wtimer_close(w->memory_timer);
 	wpoll_close(w->spawner_poll);
 	spawner_destroy(w->spawner);
 	/* The processes are gone, whatever their slots think. */

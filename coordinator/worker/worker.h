@@ -57,6 +57,10 @@ struct worker_params {
 	uint64_t heap_base, heap_size; /* embedded */
 	const char *relay; /* HOST:PORT of the coordinator, NULL: none */
 	struct worker_verbs verbs;
+	/* Bytes, 0: no limit. All sessions' images and slots; the private memory of
+	 * each slot. memory_from: for messages, NULL: the option. */
+	uint64_t memory, task_memory;
+	const char *memory_from;
 	int force_segv;      /* fault back-end segv though uffd works */
 	uint64_t connect_ms; /* for dialling a client, then the relay; 0: 3 s */
 	uint64_t

@@ -8,6 +8,8 @@
  *         wlink.c     by which transport, and who hears of it
  *           spawn.h     processes                     wuv.c  libuv handles
  *
+ *     wmemory.c   limits, eviction
+ *
  * Upwards there are only the session_… calls that wslot.c makes when a slot has
  * news. Everything: drive lock of the loop.
  */
@@ -78,6 +80,7 @@ enum kill_why {
 	KILL_STOPPED,  /* it was stopped for too long */
 	KILL_CANCEL,   /* run cancelled, or a newer one has begun */
 	KILL_RECALL,   /* its attempt's twin has answered */
+	KILL_MEMORY,   /* it uses too much: wslot.over says how much */
 	KILL_CLOSING,  /* the session is over */
 	KILL_NONSENSE, /* it sent a bad frame */
 	KILL_CLOSED,   /* its control stream closed: it is ending anyway */
@@ -104,6 +107,8 @@ struct wslot {
 
 	struct wexec out[SLOT_OUT_MAX]; /* out[0] is running */
 	unsigned n_out;
+	uint64_t used;     /* wmemory.c: bytes, at the last sample */
+	char over[256];    /* KILL_MEMORY: what is wrong */
 	uint64_t recalled; /* attempt that is not wanted any more; 0: none */
 	uint64_t told_run, told_table; /* what its process knows, 0: nothing */
 	uint64_t stamp;                /* when it last became busy or idle */
@@ -132,6 +137,11 @@ enum wsession_state {
 	WSESSION_CLOSING, /* freed when the last slot is gone */
 };
 
+/* wmemory.c: bytes */
+struct wmemory_use {
+	uint64_t image, slots;
+};
+
 struct wsession {
 	struct worker *w;
 	LIST_ENTRY(wsession) link;
@@ -142,6 +152,11 @@ struct wsession {
 	int use_relay;           /* direct connections have failed */
 	struct wlink way;
 	struct dsm_image image;
+	uint64_t memory; /* limit, 0: none */
+	struct wmemory_use use;
+	uint64_t hand;   /* image offset: where to evict next */
+	unsigned n_over; /* samples in a row */
+	int tried;
 	int keeps;         /* the image has had kept pages */
 	unsigned variant;  /* slot program to start */
 	unsigned collided; /* bit: that slot program does not fit */
@@ -180,6 +195,8 @@ struct worker {
 	int image_fd[SLOT_VARIANTS]; /* slot programs, -1 until needed */
 	uint64_t clock;              /* for wslot.stamp */
 	int draining;                /* worker_drain */
+	struct wtimer *memory_timer; /* NULL: no limit yet */
+	unsigned n_over;             /* samples in a row */
 	LIST_HEAD(, wsession) sessions;
 	char relay[DSM_ADDR_MAX];
 };
@@ -289,6 +306,11 @@ void link_failed(struct wsession *ss, const char *why);
 int watch_init(struct wsession *ss);
 /* A slot got busy: sample until none is. */
 void watch_wake(struct wsession *ss);
+
+/* --- wmemory.c --- */
+
+/* A session has come: watch memory, if there is a limit. */
+void memory_watch(struct worker *w);
 
 /* --- slotelf.c --- */
 

@@ -541,11 +541,13 @@ session_open(struct worker *w, const struct dsm_msg_session *m)
 	ss->w = w;
 	ss->id = m->session;
 	ss->n_slots = n;
+	ss->memory = m->memory;
 	dsm__str_copy(ss->addr, sizeof(ss->addr), m->addr);
 	STAILQ_INIT(&ss->queue);
 	for (unsigned i = 0; i < n; i++)
 		slot_init(&ss->slots[i], ss, i);
 	LIST_INSERT_HEAD(&w->sessions, ss, link);
+	memory_watch(w);
 	/* The client's own words: they must not cost other sessions anything. */
 	if (m->addr.len >= sizeof(ss->addr) ||
 	    (ss->addr[0] != '\0' && !dsm__tcp_is_numeric(ss->addr)))

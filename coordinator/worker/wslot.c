@@ -133,6 +133,9 @@ open_ctl(struct wslot *s)
 	s->ctl->force_segv = (uint32_t)s->ss->w->p.force_segv;
 	s->ctl->must_keep = (uint32_t)s->ss->keeps;
 	atomic_store(&s->ctl->can_keep, 0);
+	atomic_store(&s->ctl->can_evict, 0);
+	atomic_store(&s->ctl->holds, 0);
+	atomic_store(&s->ctl->evicting, 0);
 	atomic_store(&s->ctl->all_stale, 0);
 	atomic_store(&s->ctl->n_let_go, atomic_load(&s->ctl->n_stale));
 	return DSM_OK;
@@ -584,6 +587,14 @@ judge_our_kill(const struct wslot *s, struct fate *f, int runs)
 	case KILL_STOPPED:
 		say(f, "its slot was stopped (SIGSTOP) for %llu s",
 		    ULL(s->stopped / DSM_SEC));
+		break;
+	case KILL_MEMORY:
+		/* Also when it is packing what its task has written. */
+		if (f->begun) {
+			f->fails = DSM_FAIL_CRASH;
+			f->signal = SIGKILL;
+		}
+		say(f, "%s", s->over);
 		break;
 	case KILL_CANCEL:
 	case KILL_RECALL:

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -336,4 +337,67 @@ dsm__image_reclaim(struct dsm_image *im, uint64_t off, uint64_t n_pages,
 		if ((s & DSM_PG_STATE) == DSM_PG_FETCHING && s >> 8 == slot)
 			set_absent(w);
 	}
+}
+
+/* Claim a page for eviction: 1, or 0 when the file does not have it, or a slot is at
+ * it. */
+static int
+claim_to_evict(_Atomic uint32_t *w)
+{
+	uint32_t old = atomic_load_explicit(w, memory_order_relaxed);
+
+	while ((old & DSM_PG_STATE) != DSM_PG_FETCHING && in_file(old))
+		if (atomic_compare_exchange_weak_explicit(
+		        w, &old, DSM_PG_FETCHING | DSM_PG_EVICTOR << 8,
+		        memory_order_acquire, memory_order_relaxed))
+			return 1;
+	return 0;
+}
+
+uint64_t
+dsm__image_evict(struct dsm_image *im, uint64_t off, uint64_t n_pages)
+{
+	uint64_t evicted = 0, end = off + n_pages * DSM_PAGE, lo, hi;
+
+	for (lo = off; lo < end; lo = hi + DSM_PAGE) {
+		for (hi = lo; hi < end; hi += DSM_PAGE)
+			if (!claim_to_evict(dsm__image_state(im, hi)))
+				break;
+		if (hi == lo)
+			continue;
+		/* When it fails, the pages are just not gone. */
+		(void)fallocate(im->pages_fd,
+		                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		                (off_t)lo, (off_t)(hi - lo));
+		for (uint64_t at = lo; at < hi; at += DSM_PAGE)
+			set_state(dsm__image_state(im, at), DSM_PG_ABSENT);
+		evicted += (hi - lo) / DSM_PAGE;
+	}
+	return evicted;
+}
+
+uint64_t
+dsm__image_next(const struct dsm_image *im, uint64_t off, uint64_t *off_p)
+{
+	off_t lo = lseek(im->pages_fd, (off_t)off, SEEK_DATA);
+	off_t hi = lo >= 0 ? lseek(im->pages_fd, lo, SEEK_HOLE) : -1;
+
+	if (hi <= lo)
+		return 0;
+	*off_p = dsm__page_down((uint64_t)lo);
+	return dsm__page_up((uint64_t)hi - *off_p) / DSM_PAGE;
+}
+
+static uint64_t
+bytes_of(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+uint64_t
+dsm__image_bytes(const struct dsm_image *im)
+{
+	return bytes_of(im->pages_fd) + bytes_of(im->states_fd);
 }

@@ -26,6 +26,15 @@
  * Dropping a page punches a hole in the file: it vanishes from every slot's clean
  * mappings at once. Updating writes it in place: every slot sees the new bytes.
  *
+ * Pages may be *evicted* by the worker at any time, tasks or not, where memory is short:
+ * PRESENT (or ABSENT and kept) -> FETCHING|EVICTOR -> hole punched -> ABSENT. Nothing is
+ * lost, as the program's memory is frozen for the run: whoever touches the page again
+ * fetches the same bytes. That holds for the twin of a page that a task has written,
+ * too; who reads twins, and all code that may not fault, holds the image
+ * (taskrt/slot/hold.h). A slot that does not wait for the evictor (it may fetch a page
+ * that is FETCHING, image_wait timed out) does no harm: its page is punched, or stays in
+ * the file while the state says ABSENT, and is then fetched, or dropped, once more.
+ *
  * A page may be dropped and yet be *kept*: ABSENT, but the file has its old bytes, and
  * the next fetch overwrites them, which is much cheaper than making a page. Nothing
  * vanishes then: only where the slots' mappings tell absent pages that the file has
@@ -47,7 +56,8 @@
 
 #define DSM_PG_ABSENT 0u
 #define DSM_PG_PRESENT 1u
-#define DSM_PG_FETCHING 2u /* | slot << 8 */
+#define DSM_PG_FETCHING 2u       /* | slot << 8 */
+#define DSM_PG_EVICTOR 0xffffffu /* in place of a slot's number */
 #define DSM_PG_STATE 3u
 #define DSM_PG_WAITERS 4u
 #define DSM_PG_KEPT 8u /* ABSENT or FETCHING, and the file has the page */
@@ -101,6 +111,13 @@ int dsm__image_drop(struct dsm_image *im, uint64_t off, uint64_t n_pages);
 /* The same, but the file's pages are kept for the next fetch. */
 void dsm__image_keep(struct dsm_image *im, uint64_t off, uint64_t n_pages);
 int dsm__image_update(struct dsm_image *im, uint64_t off, const void *page);
+/* Worker: evict what the file has of [off, +n_pages). Returns how many pages. */
+uint64_t dsm__image_evict(struct dsm_image *im, uint64_t off, uint64_t n_pages);
+/* The next pages from off on that the file has: their number, and *off_p; 0: none. */
+uint64_t dsm__image_next(const struct dsm_image *im, uint64_t off,
+                         uint64_t *off_p);
+/* Bytes of memory that the two files have. */
+uint64_t dsm__image_bytes(const struct dsm_image *im);
 /* Worker: pages [off, +n) that slot had claimed when it died: ABSENT again. */
 void dsm__image_reclaim(struct dsm_image *im, uint64_t off, uint64_t n_pages,
                         uint32_t slot);

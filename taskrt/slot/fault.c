@@ -12,6 +12,7 @@
 
 #include "arch.h"
 #include "fetch.h"
+#include "hold.h"
 #include "space.h"
 #include "syscalls.h"
 #include "zone.h"
@@ -331,8 +332,11 @@ handler(int sig, siginfo_t *si, void *ucv)
 		end = on_bus(uc, si);
 		break;
 	case SIGSYS:
+		/* It reads and writes what the call's pointers name. */
+		hold_begin();
 		end = syscalls_handle(uc, si, atomic_load(&fa.p.ctl->current),
 		                      &fa.failure);
+		hold_end();
 		break;
 	default:
 		end = on_other(si, sig);

@@ -1,4 +1,5 @@
 #include "fetch_priv.h"
+#include "hold.h"
 
 #include <stdlib.h>
 
@@ -359,6 +360,7 @@ fetch_window(struct space_range *r, struct window *w, uint32_t more)
 {
 	uint32_t before, state;
 
+	hold_wait_for_room();
 	w->n = window_size(r, w->addr, w->off, more, &before);
 	/* The vDSO is small, and patched as a whole. */
 	if (r->r.kind == DSM_RANGE_VDSO)
@@ -432,6 +434,25 @@ out:
 	if (result == FETCH_GOT)
 		places_fault(ft.p.places, addr, waited);
 	return result;
+}
+
+int
+fetch_twins(struct space_range *r, uint64_t addr, uint32_t n)
+{
+	uint64_t off = r->r.image_off + (addr - r->r.start);
+	int missing = 0;
+
+	if (r->present)
+		return DSM_OK;
+	for (uint32_t i = 0; i < n; i++) {
+		if (state_of(off + i * DSM_PAGE) == DSM_PG_PRESENT)
+			continue;
+		missing = 1;
+		if (fetch_page(r, addr + i * DSM_PAGE, n - i - 1) >=
+		    FETCH_UNMAPPED)
+			return DSM_ECONN;
+	}
+	return missing ? fetch_settle() : DSM_OK;
 }
 
 int

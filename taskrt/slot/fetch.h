@@ -86,6 +86,12 @@ int fetch_ask(uint64_t addr, struct dsm_array *ranges_p);
  * 0 when it has none left; else DSM_ECONN. */
 int fetch_borrow(uint64_t least, uint64_t want, struct dsm_msg_loan *loan_p);
 /*
+ * The n pages from addr on were written by the task, so the image had them. Those that
+ * were evicted since come back: the program's memory is frozen, they are what they
+ * were. Called while holding the image. DSM_OK, or DSM_ECONN.
+ */
+int fetch_twins(struct space_range *r, uint64_t addr, uint32_t n);
+/*
  * Take what is still under way. Before WRITES and at the end of an attempt: what is
  * read after DONE may be of a later run, and READs cannot be told to stop.
  */

@@ -29,6 +29,7 @@
 #include "arch.h"
 #include "arena.h"
 #include "fetch.h"
+#include "hold.h"
 #include "output.h"
 #include "slotctl.h"
 #include "space.h"
@@ -287,7 +288,9 @@ find_task_page(uint64_t addr)
 	sl.page = NULL;
 	if (addr == 0 || r == NULL || (addr & DSM_PAGE_MASK))
 		return;
-	/* Present and writable for the slot itself, whatever tasks do. */
+	/* Present and writable for the slot itself, whatever tasks do. From the
+	 * first store on it is private, and cannot be evicted. */
+	hold_begin();
 	if (fetch_page(r, addr, 0) >= FETCH_UNMAPPED)
 		stop_lost("cannot fetch the task page");
 	space_open(r, addr);
@@ -295,6 +298,8 @@ find_task_page(uint64_t addr)
 		stop(SLOT_EXIT_SETUP, "cannot open the task page: %s",
 		     strerror(errno));
 	sl.page = (struct taskrt_task_page *)addr;
+	*(volatile char *)sl.page->failure = '\0';
+	hold_end();
 	writeset_private(PRIVATE_PAGE, addr, addr + sizeof(*sl.page));
 }
 
@@ -515,6 +520,8 @@ slot_main(void *arg)
 	if (space_init(&space, &e) != DSM_OK)
 		stop(SLOT_EXIT_SETUP, "%s", e.text);
 	atomic_store(&sl.ctl->can_keep, (uint32_t)space_can_keep());
+	atomic_store(&sl.ctl->can_evict, (uint32_t)space_can_evict());
+	hold_init(sl.ctl);
 	fetch.image = &sl.image;
 	fetch.view = zone_reserve(DSM_VIEW_SIZE);
 	fetch.data = sl.data;

@@ -89,6 +89,11 @@ struct slot_ctl {
 	_Atomic uint32_t all_stale;
 	_Atomic uint64_t n_stale, n_let_go; /* ever put in, ever let go of */
 	struct slot_extent stale[SLOT_STALE];
+	/* Memory (hold.h). Slot: it looks at the image by itself; absent pages of its
+	 * mappings raise SIGBUS. Worker: it takes pages from the image; it has
+	 * more memory in use than it may have. */
+	_Atomic uint32_t holds, can_evict;
+	_Atomic uint32_t evicting, full;
 	char message[256]; /* why it ended */
 };
 

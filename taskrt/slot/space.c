@@ -108,6 +108,12 @@ space_backend(void)
 }
 
 int
+space_can_evict(void)
+{
+	return sp.uffd >= 0;
+}
+
+int
 space_can_keep(void)
 {
 	/* segv: a page is opened only when its state says that it is there. */

@@ -45,6 +45,9 @@ struct space_params {
 
 int space_init(const struct space_params *p, struct dsm_error *e);
 const char *space_backend(void); /* "uffd" or "segv" */
+/* Pages may vanish from the image's file while tasks run: they raise SIGBUS then. (A
+ * hole of the file that segv has opened reads as zeros.) */
+int space_can_evict(void);
 /* Absent pages of the heap may be in the image's file. */
 int space_can_keep(void);
 
@@ -79,7 +82,8 @@ int space_arm_own(uint64_t addr);
 int space_collect(int (*cb)(void *arg, struct space_range *r, uint64_t start,
                             uint64_t n_pages),
                   void *arg);
-/* Twin bytes of pages of one range: what the image (or heap) holds. */
+/* Twin bytes of pages of one range: what the image (or heap) holds. The image is held
+ * (hold.h), and has them. */
 int space_read_twin(struct space_range *r, uint64_t addr, void *buf,
                     size_t len);
 

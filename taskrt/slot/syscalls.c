@@ -18,6 +18,7 @@
 
 #include "../../dsm/base/page.h"
 #include "arena.h"
+#include "hold.h"
 #include "output.h"
 #include "taskpage.h"
 
@@ -199,6 +200,24 @@ carry_out(const ucontext_t *uc, int nr)
 	                   arch_syscall_arg(uc, 2), arch_syscall_arg(uc, 3),
 	                   arch_syscall_arg(uc, 4), arch_syscall_arg(uc, 5));
 
+	return ret == -1 ? -errno : ret;
+}
+
+/* nanosleep, clock_nanosleep: nobody waits for the task's sleep. Its time is copied,
+ * it may be evicted meanwhile; how much of it was left nobody is told, as no signal
+ * of the program's ends it. */
+static int64_t
+sleep_for(const ucontext_t *uc, int nr, const struct entry *e)
+{
+	struct timespec ts;
+	long ret;
+
+	memcpy(&ts, (const void *)arch_syscall_arg(uc, e->arg), sizeof(ts));
+	hold_end();
+	ret = nr == SYS_nanosleep ? syscall(nr, &ts, NULL)
+	                          : syscall(nr, arch_syscall_arg(uc, 0),
+	                                    arch_syscall_arg(uc, 1), &ts, NULL);
+	hold_begin();
 	return ret == -1 ? -errno : ret;
 }
 
@@ -401,6 +420,10 @@ syscalls_handle(ucontext_t *uc, const siginfo_t *si, uint64_t task,
 		if (p != 0 &&
 		    fault_touch(p, e->size, e->rule == PASS_OUT) != 0) {
 			arch_syscall_return(uc, -EFAULT);
+			return FAULT_NONE;
+		}
+		if (e->rule == PASS_IN && p != 0) {
+			arch_syscall_return(uc, sleep_for(uc, nr, e));
 			return FAULT_NONE;
 		}
 		/* fall through */

@@ -7,6 +7,7 @@
 #include "../../dsm/base/page.h"
 #include "../../dsm/wire/packdiff.h"
 #include "fetch.h"
+#include "hold.h"
 #include "output.h"
 #include "space.h"
 
@@ -283,8 +284,13 @@ diff_pages(void *arg, struct space_range *r, uint64_t start, uint64_t n_pages)
 	while (n_pages > 0) {
 		uint32_t n =
 		    n_pages < TWIN_PAGES ? (uint32_t)n_pages : TWIN_PAGES;
-		int err = space_read_twin(r, start, ws.twin, n * DSM_PAGE);
+		int err;
 
+		hold_begin();
+		err = fetch_twins(r, start, n);
+		if (err == DSM_OK)
+			err = space_read_twin(r, start, ws.twin, n * DSM_PAGE);
+		hold_end();
 		if (err != DSM_OK)
 			return err;
 		for (uint32_t i = 0; i < n; i++) {

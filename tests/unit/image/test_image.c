@@ -241,6 +241,34 @@ test_reclaim_frees_only_claims_of_that_slot(void)
 }
 
 static void
+test_evicted_pages_leave_the_file_and_those_at_work_stay(void)
+{
+	static uint8_t pages[8 * DSM_PAGE];
+	uint64_t off;
+	uint32_t state;
+
+	memset(pages, 7, sizeof(pages));
+	open_image();
+	MUST_BE(dsm__image_next(&im, 0, &off), 0);
+	MUST_BE(dsm__image_claim(&im, 4 * DSM_PAGE, 6, 1, &state), 6);
+	MUST_OK(dsm__image_publish(&im, 4 * DSM_PAGE, 5, pages));
+	dsm__image_keep(&im, 4 * DSM_PAGE, 1);
+	MUST_BE(dsm__image_next(&im, 0, &off), 5);
+	MUST_BE(off, 4 * DSM_PAGE);
+	/* A kept one, four that are there; one is being fetched. */
+	MUST_BE(dsm__image_evict(&im, 0, 12), 5);
+	MUST_BE(dsm__image_next(&im, 0, &off), 0);
+	MUST_BE(state_of(4 * DSM_PAGE), DSM_PG_ABSENT);
+	MUST_BE(state_of(8 * DSM_PAGE), DSM_PG_ABSENT);
+	MUST_BE(state_of(9 * DSM_PAGE), DSM_PG_FETCHING | 1 << 8);
+	/* And they come again. */
+	MUST_BE(dsm__image_claim(&im, 5 * DSM_PAGE, 1, 2, &state), 1);
+	MUST_OK(dsm__image_publish(&im, 5 * DSM_PAGE, 1, pages));
+	MUST_BE(state_of(5 * DSM_PAGE), DSM_PG_PRESENT);
+	dsm__image_fini(&im);
+}
+
+static void
 test_wait_for_a_page_nobody_brings_times_out(void)
 {
 	uint32_t state;
@@ -308,5 +336,6 @@ SUITE(dsm_image_image, "dsm.image",
       T(test_the_files_cannot_be_cut_off),
       T(test_updated_page_is_present_with_new_bytes),
       T(test_reclaim_frees_only_claims_of_that_slot),
+      T(test_evicted_pages_leave_the_file_and_those_at_work_stay),
       T(test_wait_for_a_page_nobody_brings_times_out),
       T(test_every_page_is_fetched_once_whoever_races_for_it));
