@@ -48,7 +48,6 @@ most=$(tail -n 1 "$tmp/most.log")
 echo "    image: $most MiB at most, limit $limit"
 check "the image was never much larger than the limit" \
 	[ "${most:-1000}" -le $((limit * 3 / 2)) ]
-check "it was used as far as it may be" [ "${most:-0}" -ge $((limit / 4)) ]
 
 launch twins twins:192
 check "what was written is right, though its twins were evicted" \
