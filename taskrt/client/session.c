@@ -3,6 +3,7 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 
 /* Waking a sleeping thread costs about 70 us (on another core): spin as long. */
 #define SPIN_NS (100 * DSM_US)
+#define RETRY_MS 100  /* between two attempts to join */
 #define CLOSE_MS 5000 /* for uv handles to close: they need no peer */
 
 #if defined(__x86_64__)
@@ -341,9 +343,8 @@ all_closed(void *arg)
 
 /* Lock held: connect, and wait for WELCOME. */
 static int
-join(struct taskrt__session *s, struct dsm_error *e)
+join(struct taskrt__session *s, uint64_t deadline, struct dsm_error *e)
 {
-	uint64_t deadline = dsm__deadline_ms(s->config->wait_ms);
 	int err;
 
 	if (s->config->coordinator[0] != '\0')
@@ -367,10 +368,10 @@ join(struct taskrt__session *s, struct dsm_error *e)
 	return DSM_OK;
 }
 
-int
-taskrt__session_create(const struct taskrt__config *config,
-                       struct dsm_heap *heap, struct taskrt__session **s_p,
-                       struct dsm_error *e)
+static int
+create_once(const struct taskrt__config *config, struct dsm_heap *heap,
+            uint64_t deadline, struct taskrt__session **s_p,
+            struct dsm_error *e)
 {
 	const struct dsm_loop_params params = {
 	    .spin_ns = SPIN_NS,
@@ -407,7 +408,7 @@ taskrt__session_create(const struct taskrt__config *config,
 			snprintf(s->links.rdma, sizeof(s->links.rdma), "%s",
 			         taskrt__rdma_text(s->rdma));
 		dsm__loop_lock(s->loop);
-		err = join(s, e);
+		err = join(s, deadline, e);
 		dsm__loop_unlock(s->loop);
 	}
 	if (err != DSM_OK) {
@@ -421,6 +422,26 @@ destroy_server:
 free_session:
 	free(s);
 	return err;
+}
+
+/* A coordinator that is being restarted may take a connection and drop it; so does
+ * what stands in front of one that is not there. */
+int
+taskrt__session_create(const struct taskrt__config *config,
+                       struct dsm_heap *heap, struct taskrt__session **s_p,
+                       struct dsm_error *e)
+{
+	uint64_t deadline = dsm__deadline_ms(config->wait_ms);
+
+	for (;;) {
+		int err = create_once(config, heap, deadline, s_p, e);
+
+		if (err != DSM_ECONN || config->coordinator[0] == '\0' ||
+		    dsm__now() + RETRY_MS * DSM_MS >= deadline)
+			return err;
+		log_debug("%s; trying again", e->text);
+		poll(NULL, 0, RETRY_MS);
+	}
 }
 
 void

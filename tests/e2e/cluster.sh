@@ -49,6 +49,20 @@ addr=127.0.0.1:1
 start nobody env TASKRT_COORDINATOR=$addr TASKRT_WAIT=1 "$program" for:4:1
 nobody
 
+start dropper "$BUILD/tests/e2e/peer" dropper
+soon 10 test -s "$tmp/dropper.log"
+addr=127.0.0.1:$(cat "$tmp/dropper.log")
+dropper=$pid
+start dropped env TASKRT_COORDINATOR="$addr" "$program" for:4:1
+wait "$dropper"
+start late-one "$bin/taskrt-coordinator" --listen "$addr"
+late=$pid
+start_worker late-worker 1
+check "a coordinator that drops the connection is tried again" \
+	came dropped 1 20 "$right"
+kill -TERM "$pid" "$late"
+wait "$pid" "$late"
+
 start_coordinator lonely --heartbeat $beat
 lonely=$pid
 start alone env TASKRT_COORDINATOR="$addr" TASKRT_WAIT=1 "$program" \

@@ -3,6 +3,7 @@
  *
  *   peer hello ADDR VERSION ROLE   say HELLO, print the answer
  *   peer coordinator VERSION       print the port, answer one HELLO with WELCOME
+ *   peer dropper                   print the port, take one connection and drop it
  *   peer client ADDR               a program with a data listener, which closes the
  *                                  link of a slot that has nothing to do; the slot
  *                                  must come again
@@ -141,6 +142,20 @@ await(int listener)
 	MUST(dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn) ==
 	     DSM_OK);
 	return conn;
+}
+
+static int
+dropper(void)
+{
+	char addr[DSM_ADDR_MAX];
+	int listener;
+
+	MUST(dsm__tcp_listen(":0", addr, &listener, NULL) == DSM_OK);
+	printf("%s\n", strrchr(addr, ':') + 1);
+	fflush(stdout);
+	dsm__conn_close(await(listener));
+	close(listener);
+	return 0;
 }
 
 static int
@@ -313,10 +328,13 @@ main(int argc, char **argv)
 		             (unsigned)atoi(argv[4]));
 	if (argc == 3 && strcmp(argv[1], "coordinator") == 0)
 		return coordinator((unsigned)atoi(argv[2]));
+	if (argc == 2 && strcmp(argv[1], "dropper") == 0)
+		return dropper();
 	if (argc == 3 && strcmp(argv[1], "client") == 0)
 		return client(argv[2]);
 	if (argc == 4 && strcmp(argv[1], "relay") == 0)
 		return relay(argv[2], argv[3]);
-	fprintf(stderr, "usage: peer hello|coordinator|client|relay …\n");
+	fprintf(stderr,
+	        "usage: peer hello|coordinator|dropper|client|relay …\n");
 	return 2;
 }
