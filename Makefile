@@ -1,5 +1,6 @@
 # make [all]            libraries, programs, examples, benchmarks, test programs
 # make test             everything below tests/; last line "N passed, N failed"
+# make soak             clusters that are broken at random: SEEDS=A-B MINUTES=M
 # make test-rdma        the part of it that needs an RDMA device, in a virtual machine
 # make test T=dsm.wire  the unit suites whose name starts with that
 # make demo             render a picture on all cores: examples/demo.sh
@@ -138,11 +139,16 @@ e2e := $(patsubst tests/e2e/%.c,$(B)/tests/e2e/%,$(e2e_src))
 behaviour := $(B)/tests/e2e/behaviour
 e2e_cases := $(call obj,tests/helpers/cases.c)
 fuzz := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(fuzz_src))
+# Programs that are run in clusters that chaos breaks; the rest of it is chaos.
+chaos_programs := $(addprefix $(B)/tests/chaos/,program sessions)
+chaos := $(B)/tests/chaos/chaos
+chaos_src := $(wildcard tests/chaos/*.c)
 slots := $(if $(slot_own),$(foreach v,a b,$(B)/slot/taskrt-slot-$(v) \
 	$(B)/slot/taskrt-slot-verbs-$(v)))
 
 .PHONY: all libs programs examples bench-program test-programs unit-tests test \
-	test-rdma bench-rdma demo bench lint check-layers fuzz fuzz-programs clean
+	test-rdma bench-rdma chaos-programs soak demo bench lint check-layers fuzz \
+	fuzz-programs clean
 all: libs programs examples bench-program test-programs
 libs: $(libdsm) $(libtaskrt) $(shared) $(slots)
 programs: $(programs)
@@ -150,7 +156,8 @@ examples: $(examples)
 bench-program: $(bench)
 unit-tests: $(unit)
 fuzz-programs: $(fuzz)
-test-programs: $(unit) $(e2e) $(behaviour) $(fuzz)
+chaos-programs: $(chaos) $(chaos_programs)
+test-programs: $(unit) $(e2e) $(behaviour) $(fuzz) $(chaos) $(chaos_programs)
 
 # --- libraries ---
 
@@ -185,7 +192,8 @@ $(B)/lib/%.so: $(B)/lib/%.so.0
 
 # --- programs ---
 
-$(programs) $(unit) $(e2e) $(behaviour) $(fuzz) $(examples) $(bench):
+$(programs) $(unit) $(e2e) $(behaviour) $(fuzz) $(chaos) $(chaos_programs) \
+	$(examples) $(bench):
 	@mkdir -p $(@D)
 	$(call say,LD) $(LINKER) -o $@ $^ $(ALL_LDFLAGS) $(EXTRA_LIBS) \
 		$(DSM_LIBS)
@@ -201,6 +209,10 @@ $(unit): EXTRA_LIBS := -lcunit
 $(e2e): $(B)/tests/e2e/%: $(B)/obj/tests/e2e/%.o $(e2e_cases) $(libtaskrt) \
 	$(libdsm)
 $(behaviour): $(call obj,$(behaviour_src)) $(e2e_cases) $(libtaskrt) $(libdsm)
+$(chaos_programs): $(B)/tests/chaos/%: $(B)/obj/tests/chaos/%.o $(libtaskrt) \
+	$(libdsm)
+$(chaos): $(call obj,$(filter-out %/program.c %/sessions.c,$(chaos_src))) \
+	$(libdsm)
 $(examples): $(B)/examples/%: $(B)/obj/examples/%.o \
 	$(call obj,$(example_common)) $(libtaskrt) $(libdsm)
 $(bench): $(call obj,$(bench_src)) $(libinternal) $(libdsm)
@@ -269,7 +281,7 @@ $(B)/obj/%.o: %.cpp
 
 all_obj := $(call obj,$(dsm_src) $(coord_src) $(client_src) $(tool_src) \
 	$(bench_src) $(example_src) $(example_common) $(test_src) $(e2e_src) \
-	$(behaviour_src) $(fuzz_src) \
+	$(behaviour_src) $(fuzz_src) $(chaos_src) \
 	$(wildcard coordinator/*.c tests/fuzz/driver.c \
 	tests/fuzz/fuzz.c tests/helpers/cases.c)) $(slot_obj) \
 	$(slot_plain_obj) $(slot_verbs_obj)
@@ -290,6 +302,15 @@ test-rdma:
 	@tools/setup.sh test
 	+@$(sub) all
 	@tests/rdma/run.sh $(B)
+
+# Clusters that are broken in ways that their seeds say: SEEDS=A-B, then on from
+# there until MINUTES are over. CHAOS_ARGS: see tests/chaos/chaos.c.
+SEEDS ?= 1-1000
+MINUTES ?= 0
+soak:
+	@tools/setup.sh build
+	+@$(sub) programs chaos-programs
+	@$(chaos) --seeds $(SEEDS) --minutes $(MINUTES) $(CHAOS_ARGS) $(B)
 
 # Where there is a device, make bench does it.
 bench-rdma:

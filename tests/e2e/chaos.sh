@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# chaos.sh - clusters that are broken at random (tests/chaos), and a thousand sessions
+# that leave nothing behind. CHAOS_SEEDS: those of the random ones; CHAOS_JOBS: how
+# many at a time.
+# shellcheck disable=SC2317 # functions are called by name
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+# shellcheck source=tests/helpers/e2e.sh
+. tests/helpers/e2e.sh
+
+# --- random ones ---
+
+timeout -k 5 400 "$BUILD/tests/chaos/chaos" --seeds "${CHAOS_SEEDS-1-200}" \
+	--jobs "${CHAOS_JOBS-6}" "$BUILD" >"$tmp/seeds.out" 2>&1
+status=$?
+cat "$tmp/seeds.out"
+# Its failures are lines of ours; else there must be a result.
+if [ "$status" -eq 0 ]; then
+	ok "seeds ${CHAOS_SEEDS-1-200}"
+elif ! grep -q '^  FAIL' "$tmp/seeds.out"; then
+	fail "seeds ${CHAOS_SEEDS-1-200}" "status $status"
+fi
+bad=$status
+
+# --- a thousand sessions ---
+
+files() { # PID... - descriptors of all
+	local p n=0
+	for p; do
+		n=$((n + $(find "/proc/$p/fd" -type l 2>/dev/null | wc -l)))
+	done
+	echo "$n"
+}
+
+resident() { # PID - KiB
+	sed -n 's/^VmRSS:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$1/status"
+}
+
+quiet() { # no session, no slot
+	no_program && [ "$(slots_now)" -eq 0 ]
+}
+
+slots_now() {
+	local keepers
+	mapfile -t keepers < <(pgrep -P "$worker")
+	descendants "${keepers[@]}" | wc -l
+}
+
+grown_by() { # PID BEFORE MOST
+	local now
+	now=$(resident "$1")
+	[ "$now" -le $(($2 + $3)) ] || echo "    $2 KiB before, $now KiB now"
+	[ "$now" -le $(($2 + $3)) ]
+}
+
+check "a cluster starts" eval "start_coordinator coordinator"
+coordinator=$pid
+start_worker worker 2
+worker=$pid
+check "a worker joins" soon 10 has_workers 1
+sessions() { # N
+	TASKRT_COORDINATOR=$addr timeout 120 "$BUILD/tests/chaos/sessions" "$1" \
+		>>"$tmp/sessions.log" 2>&1
+}
+check "100 sessions" sessions 100
+check "they end" soon 10 quiet
+mapfile -t daemons < <(echo "$coordinator" && echo "$worker" &&
+	pgrep -P "$worker")
+before=$(files "${daemons[@]}")
+coordinator_kib=$(resident "$coordinator")
+worker_kib=$(resident "$worker")
+begin=$SECONDS
+check "1000 sessions more" sessions 1000
+echo "  (in $((SECONDS - begin)) s)"
+check "they end, too" soon 10 quiet
+check "no descriptor is left of them" eval \
+	"soon 10 [ \$(files ${daemons[*]}) -eq $before ]"
+check "the coordinator has not grown by 1 MiB" \
+	grown_by "$coordinator" "$coordinator_kib" 1024
+check "nor the worker" grown_by "$worker" "$worker_kib" 1024
+kill -TERM "$worker" "$coordinator"
+check "the worker ends" ends_with 0 "$worker"
+check "the coordinator ends" ends_with 0 "$coordinator"
+exit "$bad"
