@@ -476,7 +476,7 @@ one_run(enum kind kind, struct rng *r)
 	op.culprits[0] = (unsigned)rng_below(r, op.n);
 	op.culprits[1] =
 	    (op.culprits[0] + 1 + (unsigned)rng_below(r, op.n - 1)) % op.n;
-	op.crash_percent = (unsigned)rng_below(r, 50);
+	op.crash_percent = (unsigned)rng_below(r, 16);
 	op.pause_us = rng_chance(r, 50) ? (unsigned)rng_below(r, 8000) : 0;
 	for (unsigned i = 0; kind == LIST && i < op.n; i++)
 		gifts[i] = malloc(1 + word(i, 800) % 3000);
