@@ -24,26 +24,12 @@ bad=$status
 
 # --- a thousand sessions ---
 
-files() { # PID... - descriptors of all
-	local p n=0
-	for p; do
-		n=$((n + $(find "/proc/$p/fd" -type l 2>/dev/null | wc -l)))
-	done
-	echo "$n"
-}
-
 resident() { # PID - KiB
 	sed -n 's/^VmRSS:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$1/status"
 }
 
 quiet() { # no session, no slot
-	no_program && [ "$(slots_now)" -eq 0 ]
-}
-
-slots_now() {
-	local keepers
-	mapfile -t keepers < <(pgrep -P "$worker")
-	descendants "${keepers[@]}" | wc -l
+	no_program && no_slots "$worker"
 }
 
 grown_by() { # PID BEFORE MOST
@@ -64,17 +50,16 @@ sessions() { # N
 }
 check "100 sessions" sessions 100
 check "they end" soon 10 quiet
-mapfile -t daemons < <(echo "$coordinator" && echo "$worker" &&
-	pgrep -P "$worker")
-before=$(files "${daemons[@]}")
+mapfile -t daemons < <(with_keepers "$coordinator" "$worker")
+before=$(open_files "${daemons[@]}")
 coordinator_kib=$(resident "$coordinator")
 worker_kib=$(resident "$worker")
 begin=$SECONDS
 check "1000 sessions more" sessions 1000
 echo "  (in $((SECONDS - begin)) s)"
 check "they end, too" soon 10 quiet
-check "no descriptor is left of them" eval \
-	"soon 10 [ \$(files ${daemons[*]}) -eq $before ]"
+check "no descriptor is left of them" soon 10 settled "$before" \
+	"${daemons[@]}"
 check "the coordinator has not grown by 1 MiB" \
 	grown_by "$coordinator" "$coordinator_kib" 1024
 check "nor the worker" grown_by "$worker" "$worker_kib" 1024
