@@ -10,24 +10,9 @@ set -u
 B=$1
 prefix=${2-}
 
-corpora() {
-	local ok=0 bad=0 program name
-	for program in "$B"/tests/fuzz_*; do
-		[ -x "$program" ] || continue
-		name=${program##*/fuzz_}
-		if timeout 60 "$program" "tests/fuzz/corpus/$name"; then
-			ok=$((ok + 1))
-		else
-			echo "  FAIL $program: status $?"
-			bad=$((bad + 1))
-		fi
-	done
-	echo "$ok passed, $bad failed"
-}
-
 part unit "$B/tests/unit" ${prefix:+"$prefix"}
 if [ -z "$prefix" ]; then
-	part "fuzz corpora" corpora
+	part "fuzz corpora" tools/fuzz.sh "$B" "${FUZZ_SECONDS-1}"
 	part "exported symbols" tools/check-exports.sh "$B"
 	part e2e env BUILD="$B" tests/e2e/run.sh
 	part RDMA tests/rdma/run.sh "$B"

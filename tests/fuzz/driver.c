@@ -210,6 +210,8 @@ main(int argc, char **argv)
 	const char *folder = getenv("FUZZ_ARTIFACTS");
 	unsigned long n = 0;
 	double seconds = 0;
+	/* Targets may put stdout elsewhere. */
+	FILE *out = fdopen(dup(STDOUT_FILENO), "w");
 	int opt;
 
 	state = dsm__now();
@@ -235,7 +237,11 @@ main(int argc, char **argv)
 		close(crash_fd);
 		unlink(crash_path);
 	}
-	printf("%s: %u inputs, %lu mutations\n", argv[0], n_seeds, n);
+	if (out != NULL) {
+		fprintf(out, "%s: %u inputs, %lu mutations\n", argv[0], n_seeds,
+		        n);
+		fclose(out);
+	}
 	for (unsigned i = 0; i < n_seeds; i++)
 		free(seeds[i].ptr);
 	return n_seeds == 0;
