@@ -11,6 +11,8 @@
 #include "../../test.h"
 
 static volatile int a_static[10];
+#define STACK_BYTES 8192u
+
 static struct dsm_wbuf context;
 static int line_of_trap;
 
@@ -18,7 +20,7 @@ static int line_of_trap;
 static void
 on_trap(int sig, siginfo_t *si, void *ucv)
 {
-	static uint8_t stack[8192];
+	static uint8_t stack[STACK_BYTES];
 	struct iovec to = {NULL, sizeof(stack)}, from = to;
 	uint64_t regs[ARCH_REGS], sp = arch_sp(ucv);
 
@@ -58,6 +60,9 @@ take_context(void)
 	struct sigaction sa = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO},
 	                 old;
 
+	/* Not in the handler: malloc. */
+	dsm__wbuf_reset(&context);
+	MUST_OK(dsm__wbuf_reserve(&context, STACK_BYTES + 1024));
 	MUST_BE(sigaction(SIGILL, &sa, &old), 0);
 	trap_here(3);
 	sigaction(SIGILL, &old, NULL);
