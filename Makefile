@@ -82,9 +82,14 @@ SLOT_VERBS_LIBS = -Wl,--start-group \
 
 obj = $(patsubst %,$(B)/obj/%.o,$(basename $(1)))
 
-# verbs_static.c is the static slot's way to libibverbs.
-dsm_src := $(filter-out %/verbs_static.c,$(wildcard $(addprefix dsm/,\
-	$(addsuffix /*.c,base wire transport heap image))))
+# verbs_static.c is the static slot's way to libibverbs; TLS is tls_private.o.
+dsm_src := $(filter-out %/verbs_static.c %/tls.c %/tls_handshake.c,$(wildcard \
+	$(addprefix dsm/,$(addsuffix /*.c,base wire transport heap image))))
+tls_src := dsm/transport/tls.c dsm/transport/tls_handshake.c
+# TLS with an OpenSSL of its own, none of whose names are seen: a program's tasks
+# must not see what it works on, so its memory is ours to place, and the program
+# may have an OpenSSL besides. The daemons, which serve no memory, use the system's.
+tls_private := $(B)/obj/dsm/transport/tls_private.o
 coord_src := $(wildcard coordinator/core/*.c coordinator/worker/*.c)
 slot_blob := $(B)/obj/coordinator/worker/slot_blob.o
 slot_blob_verbs := $(B)/obj/coordinator/worker/slot_blob_verbs.o
@@ -106,16 +111,16 @@ fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
 # Its main first: without it (slot.c) there is no slot to build.
 slot_own := $(if $(wildcard taskrt/slot/slot.c),$(wildcard taskrt/slot/*.c \
 	taskrt/slot/*.S))
-slot_src := $(filter-out taskrt/slot/verbs%,$(slot_own)) \
+slot_src := $(filter-out taskrt/slot/verbs% taskrt/slot/tls%,$(slot_own)) \
 	$(wildcard dsm/base/*.c dsm/wire/*.c dsm/image/*.c \
 	dsm/transport/conn.c dsm/transport/tcp.c dsm/transport/shm.c)
 slot_obj := $(patsubst %,$(B)/slot/obj/%.o,$(basename $(slot_src)))
-# Two kinds: the worker daemon's slots can use verbs; those of programs that run
-# their tasks themselves share memory with it and are spared two megabytes.
-slot_plain_obj := $(B)/slot/obj/taskrt/slot/verbs_none.o
-slot_verbs_obj := $(B)/slot/obj/taskrt/slot/verbs.o $(patsubst \
+# Two kinds: the worker daemon's slots can use verbs and TLS; those of programs that
+# run their tasks themselves share memory with it and are spared five megabytes.
+slot_plain_obj := $(addprefix $(B)/slot/obj/taskrt/slot/,verbs_none.o tls_none.o)
+slot_verbs_obj := $(addprefix $(B)/slot/obj/taskrt/slot/,verbs.o tls.o) $(patsubst \
 	%.c,$(B)/slot/obj/%.o,$(filter-out %/verbs_lib.c,\
-	$(wildcard dsm/transport/verbs*.c)))
+	$(wildcard dsm/transport/verbs*.c dsm/transport/tls.c)))
 
 # --- what to build ---
 
@@ -161,7 +166,12 @@ test-programs: $(unit) $(e2e) $(behaviour) $(fuzz) $(chaos) $(chaos_programs)
 
 # --- libraries ---
 
-$(libdsm): $(call obj,$(dsm_src))
+$(libdsm): $(call obj,$(dsm_src)) $(tls_private)
+$(tls_private): $(call obj,$(tls_src))
+	$(call say,LD) ld -r -o $@ $^ --start-group \
+		$(call static_lib,ssl) $(call static_lib,crypto) --end-group
+	@objcopy --wildcard --keep-global-symbol='dsm__*' $@
+static_lib = $(shell $(CC) -print-file-name=lib$(1).a)
 $(libcoord): $(call obj,$(coord_src)) $(slot_blob_verbs)
 $(libinternal): $(call obj,$(coord_src) $(client_src)) $(slot_blob)
 $(B)/lib/taskrt.o: $(call obj,$(coord_src) $(client_src)) $(slot_blob)
@@ -178,7 +188,7 @@ $(libdsm) $(libcoord) $(libtaskrt) $(libinternal):
 
 # The one in install/ is for folders that the loader searches anyway.
 libtaskrt_so := $(B)/lib/libtaskrt.so.0 $(B)/install/libtaskrt.so.0
-$(B)/lib/libdsm.so.0: $(call obj,$(dsm_src)) dsm/libdsm.map
+$(B)/lib/libdsm.so.0: $(call obj,$(dsm_src)) $(tls_private) dsm/libdsm.map
 $(libtaskrt_so): $(call obj,$(coord_src) $(client_src)) $(slot_blob) \
 	taskrt/libtaskrt.map $(B)/lib/libdsm.so.0
 $(B)/lib/libtaskrt.so.0: RUNPATH := '-Wl,-rpath,$$ORIGIN'
@@ -200,8 +210,10 @@ $(programs) $(unit) $(e2e) $(behaviour) $(fuzz) $(chaos) $(chaos_programs) \
 LINKER = $(CC)
 $(cxx_programs): LINKER = $(CXX)
 
+# In front of libdsm.a, whose own TLS is left out then.
 $(addprefix $(B)/bin/,$(daemons)): $(B)/bin/%: $(B)/obj/coordinator/%.o \
-	$(call obj,$(daemon_src)) $(libcoord) $(libdsm)
+	$(call obj,$(daemon_src) $(tls_src)) $(libcoord) $(libdsm)
+$(addprefix $(B)/bin/,$(daemons)): EXTRA_LIBS := -lssl -lcrypto
 $(B)/bin/taskrt: $(call obj,$(tool_src) coordinator/options.c) $(libinternal) \
 	$(libdsm)
 $(unit): $(call obj,$(test_src)) $(libinternal) $(libdsm)
@@ -245,7 +257,7 @@ $(B)/slot/taskrt-slot-verbs-%: $(slot_obj) $(slot_verbs_obj)
 		"pkg-config are needed: tools/setup.sh build" >&2; exit 1; }
 	$(call say,LD) $(CC) -o $@ $(SLOT_LDFLAGS) \
 		-Wl,-Ttext-segment=$(SLOT_ADDR_$*) \
-		$(SLOT_CRT) $^ -l:liblz4.a $(SLOT_VERBS_LIBS)
+		$(SLOT_CRT) $^ -l:liblz4.a -l:libcrypto.a $(SLOT_VERBS_LIBS)
 $(B)/slot/plain/slot-%.bin: $(if $(slot_own),$(B)/slot/taskrt-slot-%)
 	@mkdir -p $(@D)
 	$(call say,STRIP) $(if $(slot_own),$(STRIP) --strip-all -o $@ $<,: >$@)
@@ -280,7 +292,7 @@ $(B)/obj/%.o: %.cpp
 	@mkdir -p $(@D)
 	$(call say,CXX) $(CXX) $(ALL_CXXFLAGS) -c -o $@ $<
 
-all_obj := $(call obj,$(dsm_src) $(coord_src) $(client_src) $(tool_src) \
+all_obj := $(call obj,$(dsm_src) $(tls_src) $(coord_src) $(client_src) $(tool_src) \
 	$(bench_src) $(example_src) $(example_common) $(test_src) $(e2e_src) \
 	$(behaviour_src) $(fuzz_src) $(chaos_src) \
 	$(wildcard coordinator/*.c tests/fuzz/driver.c \

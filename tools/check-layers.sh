@@ -23,6 +23,7 @@ may[examples]=""
 declare -A home=(
 	[lz4.h]='dsm/wire/packdiff.c'
 	[urcu]='dsm/heap/*|taskrt/client/*'
+	[openssl]='dsm/transport/tls*'
 	[infiniband]='dsm/transport/verbs*|bench/*'
 	[uv.h]='dsm/transport/loop.*|coordinator/*|taskrt/client/*'
 	[elfutils]='taskrt/client/debuginfo.c'

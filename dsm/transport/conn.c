@@ -146,6 +146,8 @@ dsm__conn_close(struct dsm_conn *c)
 	if (c == NULL)
 		return;
 	(c->next_ops != NULL ? c->next_ops : c->ops)->close(c);
+	if (c->tls != NULL)
+		c->tls_free(c);
 	free(c->in);
 	free(c->out);
 	free(c);
@@ -221,14 +223,23 @@ dsm__conn_why(const struct dsm_conn *c)
 size_t
 dsm__conn_backlog(const struct dsm_conn *c)
 {
-	return c->out_len - c->out_off;
+	size_t queued = c->out_len - c->out_off;
+
+	return c->ops->pending != NULL ? queued + c->ops->pending(c) : queued;
+}
+
+int
+dsm__conn_wants_out(const struct dsm_conn *c)
+{
+	return dsm__conn_backlog(c) > 0 &&
+	       (c->ops->needs_input == NULL || !c->ops->needs_input(c));
 }
 
 /* Room for more bytes at the end of the out-queue. */
 static int
 reserve_out(struct dsm_conn *c, size_t more)
 {
-	size_t left = dsm__conn_backlog(c);
+	size_t left = c->out_len - c->out_off;
 	size_t cap = c->out_cap ? c->out_cap : 4096;
 	uint8_t *p;
 
@@ -278,7 +289,12 @@ dsm__conn_flush(struct dsm_conn *c)
 		c->out = NULL;
 		c->out_cap = 0;
 	}
-	return DSM_OK;
+	if (c->ops->flush == NULL)
+		return DSM_OK;
+	put = c->ops->flush(c);
+	if (put < 0 && put != DSM_EAGAIN)
+		c->out_err = (int)put;
+	return (int)put;
 }
 
 /* A frame to send: iov[-1], so to speak, is its header. */
@@ -397,6 +413,8 @@ dsm__conn_sleep(struct dsm_conn *c, int events, uint64_t deadline)
 
 	if (dsm__ms_left(deadline) == 0)
 		return DSM_ETIMEDOUT;
+	if ((events & POLLOUT) != 0 && !dsm__conn_wants_out(c))
+		events = POLLIN;
 	err = dsm__conn_arm(c, events, &wanted);
 	if (err == DSM_EAGAIN)
 		return DSM_OK;
@@ -674,6 +692,13 @@ int
 dsm__conn_can_pipe(const struct dsm_conn *c)
 {
 	return c->ops->splice != NULL && !c->no_splice;
+}
+
+/* Decrypted page by page it is still in the cache when it is stored. */
+int
+dsm__conn_likes_parts(const struct dsm_conn *c)
+{
+	return dsm__conn_can_pipe(c) || c->tls != NULL;
 }
 
 ssize_t

@@ -12,7 +12,8 @@
  *         descriptors besides
  *   tcp   TCP stream
  *   verbs RDMA: a tcp connection that went over to a queue pair (verbs.h)
- * (later: tls over tcp). A back-end is a table of operations on raw bytes (ops
+ *   tls   TLS 1.3 over a TCP stream (tls.h)
+ * A back-end is a table of operations on raw bytes (ops
  * below); framing, buffering and the out-queue are shared (conn.c).
  *
  * States: OPEN -> FAILED (a peer closed, reset, sent garbage; err says which)
@@ -46,7 +47,7 @@ struct dsm_frame {
 
 /* What a back-end provides. All non-blocking. */
 struct dsm_conn_ops {
-	const char *name; /* "shm", "tcp", "verbs" */
+	const char *name; /* "shm", "tcp", "tls", "verbs" */
 	/* Bytes moved, or DSM_EAGAIN, or DSM_ECONN (peer closed or reset). */
 	ssize_t (*readv)(struct dsm_conn *c, const struct iovec *iov, int n);
 	ssize_t (*writev)(struct dsm_conn *c, const struct iovec *iov, int n);
@@ -62,6 +63,13 @@ struct dsm_conn_ops {
 	 */
 	int (*arm)(struct dsm_conn *c, int events);
 	int (*check)(struct dsm_conn *c); /* as dsm__conn_check, or NULL */
+	/* NULL: writev keeps nothing back. Else: write what it has taken and
+	 * could not send: DSM_OK, DSM_EAGAIN, or an error; how much that is; is
+	 * there no sense in waiting for room to write, because the peer has to
+	 * say something first? */
+	int (*flush)(struct dsm_conn *c);
+	size_t (*pending)(const struct dsm_conn *c);
+	int (*needs_input)(const struct dsm_conn *c);
 	void (*close)(struct dsm_conn *c);
 	void (*forget)(struct dsm_conn *c); /* as dsm__conn_forget */
 };
@@ -131,6 +139,9 @@ int dsm__conn_send(struct dsm_conn *c, unsigned type, unsigned flags,
                    uint64_t tag, const struct iovec *iov, int n_iov);
 /* Bytes in the out-queue: the sender's measure for back-pressure. */
 size_t dsm__conn_backlog(const struct dsm_conn *c);
+/* Is there a backlog that room in the socket would help? Not while a handshake
+ * waits for the peer. */
+int dsm__conn_wants_out(const struct dsm_conn *c);
 /* Write queued bytes: DSM_OK when none are left, DSM_EAGAIN, or an error. */
 int dsm__conn_flush(struct dsm_conn *c);
 /* The same with a deadline, spinning then sleeping (slots, tools, tests).
@@ -177,6 +188,8 @@ int dsm__conn_rest_read(struct dsm_conn *c, void *to, size_t len,
  */
 ssize_t dsm__conn_rest_pipe(struct dsm_conn *c, int pipe_fd, size_t len);
 int dsm__conn_can_pipe(const struct dsm_conn *c);
+/* Is a large body cheaper taken in parts (recv_head) than as a whole? */
+int dsm__conn_likes_parts(const struct dsm_conn *c);
 /* One step of waiting for more of the rest: a pause before spin_end, else sleep.
  * DSM_OK: try again. */
 int dsm__conn_rest_wait(struct dsm_conn *c, uint64_t deadline,

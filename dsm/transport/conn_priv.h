@@ -8,7 +8,11 @@ struct dsm_conn {
 	const struct dsm_conn_ops *ops; /* changes when verbs goes over */
 	/* Of the back-end that is offered but not in use; it closes then. */
 	const struct dsm_conn_ops *next_ops;
-	void *back;  /* of the back-end; NULL for sockets */
+	void *back; /* of the back-end; NULL for sockets */
+	/* NULL: none; stays when verbs goes over. A pointer to its end, so that
+	 * what has no TLS in it needs no OpenSSL. */
+	struct dsm_tls *tls;
+	void (*tls_free)(struct dsm_conn *c);
 	int fd;      /* the socket; const after create */
 	int poll_fd; /* dsm__conn_fd: fd, or the back-end's */
 	uint32_t max_body;

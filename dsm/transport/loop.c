@@ -328,7 +328,7 @@ watch(struct dsm_handle *h)
 	h->held = is_held(h);
 	if (!h->held)
 		events |= UV_READABLE;
-	if (dsm__conn_backlog(h->conn) > 0)
+	if (dsm__conn_wants_out(h->conn))
 		events |= UV_WRITABLE;
 	if (h->events == events || h->broken || h->lost)
 		return;
@@ -406,8 +406,12 @@ deliver(struct dsm_handle *h)
 		err = dsm__conn_recv(h->conn, &f);
 		if (err == DSM_EAGAIN && h->broken)
 			err = DSM_ECONN;
-		if (err == DSM_EAGAIN)
+		if (err == DSM_EAGAIN) {
+			/* A handshake that is over lets go of what waited. */
+			if (dsm__conn_wants_out(h->conn))
+				watch(h);
 			return;
+		}
 		if (err != DSM_OK) {
 			lose(h, err);
 			return;

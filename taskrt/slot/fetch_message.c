@@ -99,7 +99,8 @@ int
 message_take(struct fetch *ft, struct window *w, const struct space_range *r,
              uint32_t upto)
 {
-	int in_parts = w->n >= STREAM_MIN && dsm__conn_can_pipe(ft->p.data) &&
+	int in_parts = w->n >= STREAM_MIN &&
+	               dsm__conn_likes_parts(ft->p.data) &&
 	               (r == NULL || r->r.kind != DSM_RANGE_VDSO);
 	struct dsm_frame f;
 	int err;

@@ -36,6 +36,7 @@
 #include "syscalls.h"
 #include "task.h"
 #include "taskpage.h"
+#include "tls.h"
 #include "verbs.h"
 #include "writeset.h"
 #include "zone.h"
@@ -449,6 +450,8 @@ connect_links(void)
 	    dsm__conn_create(data, SLOT_FD_DATA, MAX_CONTROL, &sl.data) !=
 	        DSM_OK)
 		stop(SLOT_EXIT_SETUP, "no memory for the connections");
+	if (sl.ctl->tls.on && tls_take_over(sl.data, &sl.ctl->tls) != DSM_OK)
+		stop(SLOT_EXIT_SETUP, "cannot go on with TLS");
 }
 
 static void
@@ -538,7 +541,8 @@ slot_main(void *arg)
 	ws.control = sl.control;
 	ws.session = sl.session;
 	ws.counters = &sl.counters;
-	ws.allow_lz4 = strcmp(dsm__conn_transport(sl.data), "tcp") == 0 &&
+	ws.allow_lz4 = !sl.embedded &&
+	               strcmp(dsm__conn_transport(sl.data), "verbs") != 0 &&
 	               strncmp(dsm__conn_peer(sl.data), "127.", 4) != 0;
 	writeset_init(&ws);
 	output_init(sl.data);

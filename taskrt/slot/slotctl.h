@@ -20,6 +20,8 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "../../dsm/transport/tls.h"
+
 /* The worker asks a slot to fail its task: slot_ctl.late_… say which and why. */
 #define SLOT_SIGNAL_LATE SIGALRM
 
@@ -94,6 +96,9 @@ struct slot_ctl {
 	 * more memory in use than it may have. */
 	_Atomic uint32_t holds, can_evict;
 	_Atomic uint32_t evicting, full;
+	/* worker, before the start: the data link goes on with these; the slot
+	 * wipes them */
+	struct dsm_tls_state tls;
 	char message[256]; /* why it ended */
 };
 
