@@ -257,6 +257,7 @@ $(B)/slot/taskrt-slot-verbs-%: $(slot_obj) $(slot_verbs_obj)
 		"pkg-config are needed: tools/setup.sh build" >&2; exit 1; }
 	$(call say,LD) $(CC) -o $@ $(SLOT_LDFLAGS) \
 		-Wl,-Ttext-segment=$(SLOT_ADDR_$*) \
+		-Wl,-u,getentropy,--wrap=dlopen,--wrap=gethostbyname \
 		$(SLOT_CRT) $^ -l:liblz4.a -l:libcrypto.a $(SLOT_VERBS_LIBS)
 $(B)/slot/plain/slot-%.bin: $(if $(slot_own),$(B)/slot/taskrt-slot-%)
 	@mkdir -p $(@D)

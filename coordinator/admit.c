@@ -14,10 +14,18 @@ visit_name(const struct visit *v)
 	return dsm__conn_peer(dsm__handle_conn(v->handle));
 }
 
+static int
+is_stranger(enum visit_state state)
+{
+	return state == VISIT_NEW || state == VISIT_DENIED;
+}
+
 void
 visit_set_state(struct visit *v, enum visit_state state)
 {
-	if (v->state == VISIT_NEW && state != VISIT_NEW) {
+	if (v->state == state)
+		return;
+	if (is_stranger(v->state) && !is_stranger(state)) {
 		v->server->n_new--;
 		dsm__conn_set_max(dsm__handle_conn(v->handle), DSM_FRAME_MAX);
 	}
@@ -100,14 +108,29 @@ link_reachable(struct coord_link *l, uint64_t limit_ms)
 
 /* --- HELLO --- */
 
+static const char *
+identity_of(const struct visit *v)
+{
+	return dsm__conn_identity(dsm__handle_conn(v->handle));
+}
+
 static void
 join_core(struct visit *v, const struct dsm_msg_hello *m)
 {
 	struct server *s = v->server;
+	const struct dsm_identity *who = NULL;
 	int err;
 
+	if (s->guard != NULL) {
+		who = guard_who(s->guard, identity_of(v));
+		if (who == NULL) {
+			visit_refuse(v, DSM_EAUTH,
+			             "a session's key is for data links");
+			return;
+		}
+	}
 	visit_set_state(v, VISIT_PEER);
-	err = coord_join(s->core, m, NULL, visit_name(v), &v->link, &v->peer);
+	err = coord_join(s->core, m, who, visit_name(v), &v->link, &v->peer);
 	if (err != DSM_OK)
 		visit_doom(v);
 	else
@@ -161,9 +184,52 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 		relay_frame(v, f);
 		break;
 	case VISIT_DRAINING:
+	case VISIT_DENIED:
 	case VISIT_DOOMED:
 		break;
 	}
+}
+
+/* Who speaks TLS, or another version, sees at least that we do not. */
+static void
+answer_gibberish(struct visit *v)
+{
+	const struct dsm_msg_refuse m = {
+	    -DSM_EPROTO, dsm__str("not the HELLO of a taskrt peer")};
+	struct dsm_wbuf w = {0};
+
+	if (dsm__encode_refuse(&w, &m) == DSM_OK)
+		dsm__conn_last_words(dsm__handle_conn(v->handle),
+		                     DSM_MSG_REFUSE, w.ptr, w.len);
+	dsm__wbuf_fini(&w);
+}
+
+/* The handshake failed. Peers choose names: no other bytes get into the log. */
+static void
+on_denied(struct visit *v, int err)
+{
+	const struct dsm_conn *conn = dsm__handle_conn(v->handle);
+	const char *name = dsm__conn_tls_name(conn);
+
+	if (v->state != VISIT_NEW) {
+		visit_bury(v);
+		return;
+	}
+	if (err == DSM_ECONN)
+		log_debug("%s: %s", visit_name(v), dsm__conn_why(conn));
+	else
+		log_warn("%s: refused: %s%s%s%s", visit_name(v),
+		         dsm__conn_why(conn),
+		         dsm__token_name_ok(name) ? " (name " : "",
+		         dsm__token_name_ok(name) ? name : "",
+		         dsm__token_name_ok(name) ? ")" : "");
+	if (err != DSM_EAUTH) {
+		visit_bury(v);
+		return;
+	}
+	visit_set_state(v, VISIT_DENIED);
+	v->deadline = dsm__deadline_ms(DENIED_MS);
+	server_wake_sweep(v->server);
 }
 
 static void
@@ -171,11 +237,16 @@ on_lost(void *owner, struct dsm_handle *h, int err)
 {
 	struct visit *v = owner;
 
-	(void)h;
-	if (err == DSM_EPROTO && v->state == VISIT_NEW)
-		log_warn("%s: not a taskrt peer, or one of another version",
+	if (dsm__conn_is_shaking(dsm__handle_conn(h))) {
+		on_denied(v, err);
+		return;
+	}
+	if (err == DSM_EPROTO && v->state == VISIT_NEW) {
+		log_warn("%s: not a taskrt peer, or one of another version, or "
+		         "one with a token file: there is none here",
 		         visit_name(v));
-	else if (err != DSM_ECONN)
+		answer_gibberish(v);
+	} else if (err != DSM_ECONN)
 		log_warn("%s: %s", visit_name(v), dsm__strerror(err));
 	visit_bury(v);
 }
@@ -197,7 +268,7 @@ doom_oldest_stranger(struct server *s)
 		         "are closed",
 		         STRANGERS_MAX);
 	TAILQ_FOREACH(v, &s->visits, entry)
-	if (v->state == VISIT_NEW)
+	if (is_stranger(v->state))
 		break;
 	if (v != NULL)
 		visit_doom(v);
@@ -215,6 +286,11 @@ visit_begin(struct server *s, int fd)
 	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_STRANGER_MAX, &conn);
 	if (err != DSM_OK)
 		goto fail;
+	if (s->guard != NULL) {
+		err = dsm__conn_tls_accept(conn, guard_finder(s->guard));
+		if (err != DSM_OK)
+			goto close_conn;
+	}
 	v = calloc(1, sizeof(*v));
 	err = DSM_ENOMEM;
 	if (v == NULL)

@@ -23,11 +23,19 @@ daemon_on_term(int (*fn)(void *arg), void *arg)
 	term_arg = arg;
 }
 
+/* SIGHUP does this instead. */
+static void (*hangup_fn)(void *arg);
+static void *hangup_arg;
+
 static void
 on_signal(uv_signal_t *h, int signum)
 {
 	int (*fn)(void *arg) = term_fn;
 
+	if (signum == SIGHUP && hangup_fn != NULL) {
+		hangup_fn(hangup_arg);
+		return;
+	}
 	if (signum == SIGTERM && fn != NULL) {
 		term_fn = NULL;
 		if (fn(term_arg))
@@ -88,10 +96,22 @@ daemon_start(const char *program, struct dsm_loop **loop_p)
 	return DSM_OK;
 }
 
-void
-daemon_token_file(const char *path)
+int
+daemon_on_hangup(struct dsm_loop *loop, void (*fn)(void *arg), void *arg)
 {
-	log_warn("--token-file %s is not used: this version has no encrypted "
-	         "connections",
-	         path);
+	uv_signal_t *h = NULL;
+
+	for (unsigned i = 0; i < N_ENDING; i++)
+		if (ending[i] == SIGHUP)
+			h = &signals[i];
+	hangup_fn = fn;
+	hangup_arg = arg;
+	/* Under nohup it was left alone until now. */
+	if (h->data == NULL) {
+		h->data = loop;
+		if (uv_signal_init(dsm__loop_uv(loop), h) != 0 ||
+		    uv_signal_start(h, on_signal, SIGHUP) != 0)
+			return DSM_ESYS;
+	}
+	return DSM_OK;
 }

@@ -17,7 +17,7 @@ int daemon_start(const char *program, struct dsm_loop **loop_p);
 /* Before SIGTERM ends the loop fn is asked: 1: not yet, it ends by itself later. The
  * second SIGTERM ends it, whatever fn thinks. */
 void daemon_on_term(int (*fn)(void *arg), void *arg);
-/* --token-file was given: there is no use for it yet. */
-void daemon_token_file(const char *path);
+/* SIGHUP calls fn from the loop from now on, also under nohup. DSM_ESYS. */
+int daemon_on_hangup(struct dsm_loop *loop, void (*fn)(void *arg), void *arg);
 
 #endif

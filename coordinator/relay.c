@@ -16,14 +16,31 @@
 
 #define PIPE_MAX (4u << 20)
 
+/* Of the session whose key v has shown: by its handshake, or without tokens in its
+ * HELLO. NULL: it has not. */
+static struct coord_link *
+session_client(const struct visit *v, const struct dsm_msg_hello *m)
+{
+	struct coord *core = v->server->core;
+	uint64_t session;
+
+	if (v->server->guard == NULL)
+		return coord_session_client(core, m->session, m->key.ptr,
+		                            m->key.len);
+	if (!dsm__tls_is_session(
+	        dsm__conn_identity(dsm__handle_conn(v->handle)), &session) ||
+	    session != m->session)
+		return NULL;
+	return coord_session_link(core, session);
+}
+
 void
 relay_wait(struct visit *v, const struct dsm_frame *f,
            const struct dsm_msg_hello *m)
 {
 	struct server *s = v->server;
 	struct dsm_msg_relay ask = {.id = s->last_relay + 1};
-	struct coord_link *client =
-	    coord_session_client(s->core, m->session, m->key.ptr, m->key.len);
+	struct coord_link *client = session_client(v, m);
 	struct dsm_wbuf w = {0};
 
 	if (client == NULL) {
@@ -71,8 +88,7 @@ relay_join(struct visit *v, const struct dsm_frame *f,
 	struct server *s = v->server;
 	struct visit *slot;
 
-	if (coord_session_client(s->core, m->session, m->key.ptr, m->key.len) ==
-	    NULL) {
+	if (session_client(v, m) == NULL) {
 		log_warn("%s: relay for a session that has ended, or with a "
 		         "wrong key",
 		         visit_name(v));

@@ -44,6 +44,7 @@ is_due(const struct visit *v, uint64_t now)
 	switch (v->state) {
 	case VISIT_NEW:
 	case VISIT_WAITING:
+	case VISIT_DENIED:
 		return now >= v->deadline;
 	case VISIT_DRAINING:
 		return now >= v->deadline ||
@@ -64,8 +65,12 @@ expire(struct visit *v)
 		             "the client did not connect to the relay");
 	} else {
 		if (v->state == VISIT_NEW)
-			log_info("%s: no HELLO within %d s, closed",
-			         visit_name(v), HELLO_MS / 1000);
+			log_info(
+			    "%s: no %s within %d s, closed", visit_name(v),
+			    dsm__conn_is_shaking(dsm__handle_conn(v->handle))
+			        ? "TLS handshake"
+			        : "HELLO",
+			    HELLO_MS / 1000);
 		visit_doom(v);
 	}
 }
@@ -92,7 +97,7 @@ on_sweep(uv_timer_t *t)
 	}
 	TAILQ_FOREACH(v, &s->visits, entry)
 	timed |= v->state == VISIT_NEW || v->state == VISIT_WAITING ||
-	         v->state == VISIT_DRAINING;
+	         v->state == VISIT_DRAINING || v->state == VISIT_DENIED;
 	if (timed)
 		uv_timer_start(&s->sweep, on_sweep, SWEEP_MS, 0);
 	else
@@ -159,14 +164,22 @@ server_create(struct dsm_loop *loop, const struct server_params *p,
 		return dsm__fail(e, DSM_ENOMEM, "out of memory");
 	TAILQ_INIT(&s->visits);
 	s->loop = loop;
+	s->token_file = p->token_file;
+	if (p->token_file != NULL) {
+		err = guard_create(p->token_file, &s->guard, e);
+		if (err != DSM_OK)
+			goto free_server;
+	}
 	err = dsm__tcp_listen(p->listen, addr_p, &s->fd, e);
 	if (err != DSM_OK)
-		goto free_server;
+		goto destroy_guard;
 	err = coord_create(&p->core, &s->core);
 	if (err != DSM_OK) {
 		dsm__fail(e, err, "%s", dsm__strerror(err));
 		goto close_fd;
 	}
+	if (s->guard != NULL)
+		guard_set_core(s->guard, s->core);
 	if (uv_poll_init(uv, &s->poll, s->fd) != 0) {
 		err = dsm__fail(e, DSM_ESYS, "cannot poll a listening socket");
 		goto destroy_core;
@@ -182,9 +195,42 @@ destroy_core:
 	coord_destroy(s->core);
 close_fd:
 	close(s->fd);
+destroy_guard:
+	guard_destroy(s->guard);
 free_server:
 	free(s);
 	return err;
+}
+
+void
+server_reload(struct server *s)
+{
+	struct dsm_error e = {0};
+	struct guard *fresh;
+	struct visit *v;
+
+	if (guard_create(s->token_file, &fresh, &e) != DSM_OK) {
+		log_error("%s; the tokens stay as they were", e.text);
+		return;
+	}
+	TAILQ_FOREACH(v, &s->visits, entry)
+	{
+		const char *name =
+		    dsm__conn_identity(dsm__handle_conn(v->handle));
+		uint64_t session;
+
+		/* Data links end with their session. */
+		if (*name == '\0' || v->state == VISIT_DOOMED ||
+		    dsm__tls_is_session(name, &session) ||
+		    guard_agrees(s->guard, fresh, name))
+			continue;
+		log_warn("%s: token %s was taken back, closed", visit_name(v),
+		         name);
+		visit_refuse(v, DSM_EAUTH, "the token was taken back");
+	}
+	guard_replace(s->guard, fresh);
+	log_info("%s: %zu token%s", s->token_file, guard_count(s->guard),
+	         guard_count(s->guard) == 1 ? "" : "s");
 }
 
 void
@@ -200,5 +246,6 @@ server_destroy(struct server *s)
 	uv_poll_stop(&s->poll);
 	close(s->fd);
 	dsm__loop_destroy(s->loop);
+	guard_destroy(s->guard);
 	free(s);
 }

@@ -2,14 +2,17 @@
  * The coordinator daemon: connections around the coordinator's core.
  *
  * Every accepted connection is a `visit`. Its states:
- *   NEW      accepted; HELLO must come within HELLO_MS
+ *   NEW      accepted; handshake and HELLO must come within HELLO_MS
  *   PEER     client, worker or tool: its frames are the core's
  *   WAITING  HELLO as data link; its client was asked to connect back
  *   JOINED   one end of a relay: frames go to `other`, unread
  *   DRAINING its other end is gone; what is queued goes out, then it closes
+ *   DENIED   its handshake failed: it hears of that, and is gone, DENIED_MS
+ *            later, so that guessing takes time
  *   DOOMED   of no more use; closed from the loop
  *
- *   NEW -> PEER | WAITING | JOINED | DOOMED     WAITING -> JOINED | DOOMED
+ *   NEW -> PEER | WAITING | JOINED | DENIED | DOOMED
+ *   WAITING -> JOINED | DOOMED
  *   JOINED -> DRAINING | DOOMED                 any -> DOOMED
  *
  * Everything belongs to the loop's one thread. No visit is freed while the core
@@ -25,15 +28,17 @@
 
 #include "../dsm/transport/loop.h"
 #include "core/coord.h"
+#include "guard.h"
 
 #define HELLO_MS 5000
 #define RELAY_MS 10000 /* for a client to connect back, for a drain */
 #define STRANGERS_MAX \
-	256 /* visits in state NEW; one more, and the oldest goes */
+	256 /* visits in state NEW or DENIED; one more, and the oldest goes */
 /* Answers that a peer does not take: then its requests wait. A worker or client
  * takes what it is sent; this is far beyond what it is ever sent at a time. */
 #define TOOL_BACKLOG_MAX ((size_t)1 << 20)
 #define PEER_BACKLOG_MAX ((size_t)256 << 20)
+#define DENIED_MS 1000
 
 enum visit_state {
 	VISIT_NEW,
@@ -41,6 +46,7 @@ enum visit_state {
 	VISIT_WAITING,
 	VISIT_JOINED,
 	VISIT_DRAINING,
+	VISIT_DENIED,
 	VISIT_DOOMED,
 };
 
@@ -52,7 +58,7 @@ struct visit {
 	struct server *server;
 	struct dsm_handle *handle;
 	enum visit_state state;
-	uint64_t deadline;       /* NEW, WAITING, DRAINING: then it is DOOMED */
+	uint64_t deadline; /* NEW, WAITING, DRAINING, DENIED: then DOOMED */
 	struct coord_peer *peer; /* the core's, until buried; NULL: none */
 
 	/* WAITING: what the client will be told by the relay. */
@@ -66,6 +72,8 @@ struct visit {
 struct server {
 	struct dsm_loop *loop;
 	struct coord *core;
+	struct guard *guard;    /* NULL: no tokens, plain TCP */
+	const char *token_file; /* const; NULL: none */
 	TAILQ_HEAD(visits, visit) visits;
 	unsigned n_new;
 	uint64_t said_strangers, said_full; /* dsm__log_due */
@@ -78,7 +86,8 @@ struct server {
 };
 
 struct server_params {
-	const char *listen; /* ADDR:PORT */
+	const char *listen;     /* ADDR:PORT */
+	const char *token_file; /* borrowed; NULL: none */
 	struct coord_params core;
 };
 
@@ -88,6 +97,10 @@ int server_create(struct dsm_loop *loop, const struct server_params *p,
                   struct dsm_error *e);
 /* Closes all connections and destroys the loop, which has handles that lie in s. */
 void server_destroy(struct server *s);
+
+/* Read the token file again: who is not in it any more, or with another secret, is
+ * cut off. A bad file: the old one stands, and a line says so. */
+void server_reload(struct server *s);
 
 /* --- between the files --- */
 

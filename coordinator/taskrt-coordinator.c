@@ -1,5 +1,6 @@
 /* taskrt-coordinator: the coordinator as a daemon. */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "../dsm/base/clock.h"
 #include "../dsm/base/log.h"
@@ -17,10 +18,13 @@ static const struct opt opts[] = {
      "where clients and workers connect to "
      "(default 127.0.0.1:7070)",
      OPT_TEXT, &listen_addr, 0, 0},
-    {"--insecure", NULL, NULL, "listen beyond loopback, without encryption",
-     OPT_FLAG, &insecure, 0, 0},
-    {"--token-file", NULL, "FILE", "not used by this version", OPT_TEXT,
-     &token_file, 0, 0},
+    {"--token-file", NULL, "FILE",
+     "who may connect, over TLS: NAME:SECRET lines; read again on SIGHUP "
+     "(default: TASKRT_TOKEN_FILE)",
+     OPT_TEXT, &token_file, 0, 0},
+    {"--insecure", NULL, NULL,
+     "without a token file: listen beyond loopback, not encrypted", OPT_FLAG,
+     &insecure, 0, 0},
     {"--wait", NULL, "SECONDS",
      "how long a run waits for a first worker "
      "(default 10)",
@@ -59,15 +63,20 @@ check_listen(void)
 		fprintf(stderr, "%s: --listen: %s\n", command.name, e.text);
 		return loopback == DSM_EINVAL ? 2 : 1;
 	}
-	if (loopback || insecure)
+	if (loopback || insecure || token_file != NULL)
 		return 0;
-	fprintf(
-	    stderr,
-	    "%s: --listen %s: other machines can reach that address, and "
-	    "connections are not encrypted: add --insecure if the network is "
-	    "trusted\n",
-	    command.name, listen_addr);
+	fprintf(stderr,
+	        "%s: --listen %s: other machines can reach that address, and "
+	        "connections are not encrypted: give a --token-file, or add "
+	        "--insecure if the network is trusted\n",
+	        command.name, listen_addr);
 	return 2;
+}
+
+static void
+on_hangup(void *arg)
+{
+	server_reload(arg);
 }
 
 static int
@@ -75,6 +84,7 @@ serve(void)
 {
 	const struct server_params p = {
 	    .listen = listen_addr,
+	    .token_file = token_file,
 	    .core =
 	        {
 	            .no_worker_ms = no_worker_ms,
@@ -100,8 +110,9 @@ serve(void)
 		dsm__loop_destroy(loop);
 		return 1;
 	}
-	if (token_file != NULL)
-		daemon_token_file(token_file);
+	if (token_file != NULL &&
+	    daemon_on_hangup(loop, on_hangup, s) != DSM_OK)
+		log_warn("SIGHUP cannot be watched: tokens are not read again");
 	fprintf(stderr, "%s: listening on %s\n", command.name, addr);
 	dsm__loop_run(loop);
 	server_destroy(s);
@@ -115,6 +126,12 @@ main(int argc, char **argv)
 
 	if (opt_parse(&command, argc, argv, &status) < 0)
 		return status;
+	if (token_file == NULL)
+		token_file = getenv("TASKRT_TOKEN_FILE");
+	if (token_file != NULL && *token_file == '\0')
+		token_file = NULL;
+	if (token_file != NULL && insecure)
+		return opt_wrong(&command, "--insecure is for no token file");
 	status = check_listen();
 	return status != 0 ? status : serve();
 }

@@ -16,7 +16,7 @@
 static const char *coordinator, *token_file, *shown_name, *faults;
 static uint64_t n_slots, wait_ms = 30000, drain_ms = 600000;
 static uint64_t memory, task_memory;
-static int once;
+static int once, insecure;
 static struct rdma_options rdma = {.gid_index = RDMA_ANY_GID};
 
 static const struct opt opts[] = {
@@ -30,8 +30,13 @@ static const struct opt opts[] = {
      OPT_NUMBER, &n_slots, 1, SLOTS_MAX},
     {"--name", NULL, "NAME", "shown in reports (default: the host name)",
      OPT_TEXT, &shown_name, 0, 0},
-    {"--token-file", NULL, "FILE", "not used by this version", OPT_TEXT,
-     &token_file, 0, 0},
+    {"--token-file", NULL, "FILE",
+     "NAME:SECRET to join with, over TLS (default: TASKRT_TOKEN_FILE)",
+     OPT_TEXT, &token_file, 0, 0},
+    {"--insecure", NULL, NULL,
+     "without a token file: connect beyond loopback, not encrypted (default: "
+     "TASKRT_INSECURE)",
+     OPT_FLAG, &insecure, 0, 0},
     {"--wait", NULL, "SECONDS",
      "how long to try to join at the start "
      "(default 30)",
@@ -170,7 +175,8 @@ choose_memory(void)
 }
 
 static int
-work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs)
+work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs,
+     const struct dsm_access *access)
 {
 	const struct worker_params p = {
 	    .n_slots = (unsigned)n_slots,
@@ -182,6 +188,8 @@ work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs)
 	    .drained_ctx = up,
 	    .heap_fd = -1,
 	    .relay = coordinator,
+	    .tls = access->psk != NULL,
+	    .insecure = insecure,
 	    .verbs = *verbs,
 	    .force_segv = faults != NULL && strcmp(faults, "segv") == 0,
 	};
@@ -208,6 +216,7 @@ main(int argc, char **argv)
 {
 	struct worker_verbs verbs = {0};
 	struct uplink_params p = {0};
+	struct dsm_error e = {0};
 	struct dsm_loop *loop;
 	struct uplink *up;
 	int status, err;
@@ -222,7 +231,12 @@ main(int argc, char **argv)
 		return opt_wrong(&command, "--faults is auto or segv");
 	if (n_slots == 0)
 		n_slots = count_cpus();
-	p = (struct uplink_params){coordinator, shown_name, wait_ms, once};
+	p = (struct uplink_params){
+	    .addr = coordinator,
+	    .name = shown_name,
+	    .wait_ms = wait_ms,
+	    .once = once,
+	};
 	err = daemon_start(command.name, &loop);
 	if (err != DSM_OK) {
 		log_error("cannot start: %s", dsm__strerror(err));
@@ -233,8 +247,16 @@ main(int argc, char **argv)
 		dsm__loop_destroy(loop);
 		return status;
 	}
-	if (token_file != NULL)
-		daemon_token_file(token_file);
+	if (token_file == NULL)
+		token_file = getenv("TASKRT_TOKEN_FILE");
+	insecure |= getenv("TASKRT_INSECURE") != NULL &&
+	            strcmp(getenv("TASKRT_INSECURE"), "1") == 0;
+	if (dsm__access_init(&p.access, token_file, insecure, DSM_TOKEN_WORKER,
+	                     &e) != DSM_OK) {
+		log_error("%s", e.text);
+		dsm__loop_destroy(loop);
+		return 1;
+	}
 	choose_memory();
 	err = uplink_create(loop, &p, &up);
 	if (err != DSM_OK) {
@@ -242,8 +264,9 @@ main(int argc, char **argv)
 		dsm__loop_destroy(loop);
 		return 1;
 	}
-	status = work(loop, up, &verbs);
+	status = work(loop, up, &verbs, &p.access);
 	dsm__loop_destroy(loop);
 	uplink_free(up);
+	dsm__access_fini(&p.access);
 	return status;
 }

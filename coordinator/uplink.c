@@ -231,8 +231,14 @@ static void
 on_lost(void *owner, struct dsm_handle *h, int err)
 {
 	struct uplink *u = owner;
+	struct dsm_error e;
 
-	(void)h;
+	if (dsm__access_denied(&u->p.access, dsm__handle_conn(h), u->p.addr,
+	                       &e)) {
+		log_error("%s", e.text);
+		give_up(u, 1);
+		return;
+	}
 	if (err == DSM_EPROTO && u->state == UP_GREETING) {
 		log_error("%s: no taskrt-coordinator, or one of another "
 		          "version: this worker speaks version %u of the "
@@ -258,11 +264,18 @@ greet(struct uplink *u, int fd)
 	struct dsm_msg_hello m;
 	struct dsm_wbuf w = {0};
 	struct dsm_conn *conn;
+	struct dsm_error e = {0};
 	int err;
 
-	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
+	err = dsm__access_conn(&u->p.access, fd, u->p.addr, DSM_FRAME_MAX,
+	                       &conn, &e);
+	if (err == DSM_EAUTH) {
+		log_error("%s", e.text);
+		give_up(u, 1);
+		return;
+	}
 	if (err != DSM_OK) {
-		fail(u, dsm__strerror(err));
+		fail(u, e.text);
 		return;
 	}
 	err = dsm__loop_attach(u->loop, conn, &handle_ops, u, &u->handle);

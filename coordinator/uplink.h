@@ -15,6 +15,7 @@
 #ifndef COORDINATOR_UPLINK_H
 #define COORDINATOR_UPLINK_H
 
+#include "../dsm/transport/access.h"
 #include "../dsm/transport/loop.h"
 #include "worker/worker.h"
 
@@ -25,6 +26,7 @@ struct uplink_params {
 	const char *name; /* shown for this worker; NULL: the host name */
 	uint64_t wait_ms; /* for the first WELCOME */
 	int once;         /* lost: end instead of connecting again */
+	struct dsm_access access;
 };
 
 int uplink_create(struct dsm_loop *loop, const struct uplink_params *p,

@@ -9,14 +9,19 @@
 #include "toolopt.h"
 
 static uint64_t n_slots;
-static const char *coordinator, *transport, *check, *level;
-static int stat_at_exit;
+static const char *coordinator, *token_file, *transport, *check, *level;
+static int stat_at_exit, insecure;
 
 static const struct opt opts[] = {
     {"--slots", "-n", "SLOTS", "processes to use on this machine", OPT_NUMBER,
      &n_slots, 1, 4096},
     {"--coordinator", "-c", "HOST:PORT", "run on the workers that joined there",
      OPT_TEXT, &coordinator, 0, 0},
+    {"--token-file", NULL, "FILE", "NAME:SECRET to join with, over TLS",
+     OPT_TEXT, &token_file, 0, 0},
+    {"--insecure", NULL, NULL,
+     "without a token file: connect beyond loopback, not encrypted", OPT_FLAG,
+     &insecure, 0, 0},
     {"--transport", NULL, "NAME", "auto, shm, tcp, verbs", OPT_TEXT, &transport,
      0, 0},
     {"--check", NULL, "WHAT", "who is one writer: chunks, iterations", OPT_TEXT,
@@ -82,6 +87,8 @@ tool_run(int argc, char **argv)
 	snprintf(number, sizeof(number), "%llu", (unsigned long long)n_slots);
 	if (put("TASKRT_SLOTS", n_slots > 0 ? number : NULL) != 0 ||
 	    put("TASKRT_COORDINATOR", coordinator) != 0 ||
+	    put("TASKRT_TOKEN_FILE", token_file) != 0 ||
+	    put("TASKRT_INSECURE", insecure ? "1" : NULL) != 0 ||
 	    put("TASKRT_TRANSPORT", transport) != 0 ||
 	    put("TASKRT_CHECK", check) != 0 ||
 	    put("TASKRT_STAT", stat_at_exit ? "1" : NULL) != 0 ||

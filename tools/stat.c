@@ -11,16 +11,12 @@
 
 #define WAIT_MS 5000
 
-static const char *coordinator;
+static struct tool_target target;
 static int as_json, once;
 static uint64_t every_ms = 1000;
 
 static const struct opt opts[] = {
-    {"--coordinator", "-c", "HOST:PORT",
-     "whom to ask (default: "
-     "TASKRT_COORDINATOR, else "
-     "127.0.0.1:7070)",
-     OPT_TEXT, &coordinator, 0, 0},
+    OPT_TARGET_ROWS(target),
     {"--json", NULL, NULL, "the coordinator's answer, one object a line",
      OPT_FLAG, &as_json, 0, 0},
     {"--once", "-1", NULL, "ask once, instead of again and again", OPT_FLAG,
@@ -202,7 +198,7 @@ tool_stat(int argc, char **argv)
 	/* A connection for each question: between two there would be
 	 * heartbeats to answer. */
 	for (;;) {
-		err = tool_connect(coordinator, WAIT_MS, &conn, &e);
+		err = tool_connect(&target, WAIT_MS, &conn, &e);
 		if (err == DSM_OK) {
 			if (!as_json && !once && isatty(STDOUT_FILENO))
 				printf("\033[H\033[J");

@@ -14,6 +14,7 @@ static const struct {
     {"check", "run a program and look for races between all iterations",
      tool_check},
     {"stat", "show the workers and programs of a coordinator", tool_stat},
+    {"token", "make a token that lets a user or a worker in", tool_token},
     {"info", "show each setting and where it comes from", tool_info},
 };
 #define N_VERBS (sizeof(verbs) / sizeof(*verbs))

@@ -10,6 +10,7 @@
 int tool_run(int argc, char **argv);
 int tool_stat(int argc, char **argv);
 int tool_check(int argc, char **argv);
+int tool_token(int argc, char **argv);
 int tool_info(int argc, char **argv);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "../dsm/base/clock.h"
 #include "../dsm/base/page.h"
+#include "../dsm/transport/access.h"
 #include "../dsm/wire/wire.h"
 
 #define DEFAULT_ADDR "127.0.0.1:7070"
@@ -91,31 +92,60 @@ greet(struct dsm_conn *conn, uint64_t deadline, struct dsm_error *e)
 	return wait_for(conn, DSM_MSG_WELCOME, deadline, &f, e);
 }
 
-int
-tool_connect(const char *addr, uint64_t wait_ms, struct dsm_conn **conn_p,
-             struct dsm_error *e)
+static int
+is_set(const char *name)
 {
-	uint64_t deadline = dsm__deadline_ms(wait_ms);
-	struct dsm_conn *conn;
-	int fd, err;
+	const char *value = getenv(name);
 
-	if (addr == NULL)
-		addr = getenv("TASKRT_COORDINATOR");
-	if (addr == NULL || *addr == '\0')
-		addr = DEFAULT_ADDR;
-	err = dsm__tcp_connect(addr, deadline, &fd, e);
+	return value != NULL && strcmp(value, "1") == 0;
+}
+
+static int
+connect_with(const struct dsm_access *access, const char *addr,
+             uint64_t deadline, struct dsm_conn **conn_p, struct dsm_error *e)
+{
+	struct dsm_conn *conn;
+	int fd;
+	int err = dsm__tcp_connect(addr, deadline, &fd, e);
+
 	if (err != DSM_OK)
 		return err;
-	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
+	err = dsm__access_conn(access, fd, addr, DSM_FRAME_MAX, &conn, e);
 	if (err != DSM_OK)
-		return dsm__fail(e, err, "%s", dsm__strerror(err));
+		return err;
 	err = greet(conn, deadline, e);
 	if (err != DSM_OK) {
+		if (dsm__access_denied(access, conn, addr, e))
+			err = e->code;
 		dsm__conn_close(conn);
 		return err;
 	}
 	*conn_p = conn;
 	return DSM_OK;
+}
+
+int
+tool_connect(const struct tool_target *t, uint64_t wait_ms,
+             struct dsm_conn **conn_p, struct dsm_error *e)
+{
+	const char *addr = t->addr, *file = t->token_file;
+	struct dsm_access access;
+	int err;
+
+	if (addr == NULL)
+		addr = getenv("TASKRT_COORDINATOR");
+	if (addr == NULL || *addr == '\0')
+		addr = DEFAULT_ADDR;
+	if (file == NULL)
+		file = getenv("TASKRT_TOKEN_FILE");
+	err = dsm__access_init(&access, file,
+	                       t->insecure || is_set("TASKRT_INSECURE"),
+	                       DSM_TOKEN_ADMIN, e);
+	if (err == DSM_OK)
+		err = connect_with(&access, addr, dsm__deadline_ms(wait_ms),
+		                   conn_p, e);
+	dsm__access_fini(&access);
+	return err;
 }
 
 int

@@ -17,6 +17,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../../dsm/base/secret.h"
+#include "../../dsm/transport/access.h"
+
 #define FRAME_MAX (64u << 10)
 #define CONNECT_MS 3000
 
@@ -63,6 +66,7 @@ finish(struct dial *d)
 
 	free_dial(d);
 	done(arg, &result);
+	dsm__wipe(&result.tls, sizeof(result.tls));
 }
 
 static void
@@ -157,6 +161,13 @@ on_welcome(struct dial *d, const struct dsm_msg_welcome *m)
 	/* The conn keeps its descriptor. Nothing is buffered in it: the client
 	 * speaks next when it is asked. */
 	fd = fcntl(dsm__conn_fd(conn), F_DUPFD_CLOEXEC, 3);
+	if (fd >= 0 && dsm__conn_is_tls(conn) &&
+	    dsm__conn_tls_export(conn, &d->result.tls) != DSM_OK) {
+		close(fd);
+		dsm__conn_close(conn);
+		fail_stage(d, "%s says more than WELCOME", d->addr);
+		return;
+	}
 	dsm__conn_close(conn);
 	if (fd < 0) {
 		fail_stage(d, "dup: %s", strerror(errno));
@@ -207,10 +218,10 @@ static void
 on_lost(void *owner, struct dsm_handle *h, int err)
 {
 	struct dial *d = owner;
+	const char *why = dsm__conn_why(dsm__handle_conn(h));
 
-	(void)h;
 	fail_stage(d, "%s: closed before it answered (%s)", d->addr,
-	           dsm__strerror(err));
+	           why[0] != '\0' ? why : dsm__strerror(err));
 }
 
 static const struct dsm_handle_ops handle_ops = {
@@ -221,15 +232,16 @@ static const struct dsm_handle_ops handle_ops = {
 static int
 send_hello(struct dial *d)
 {
-	struct dsm_msg_hello h = {
-	    .role = DSM_ROLE_DATA,
-	    .session = d->ss->id,
-	    .key = {d->ss->key.ptr, (uint32_t)d->ss->key.len}};
+	struct dsm_msg_hello h = {.role = DSM_ROLE_DATA, .session = d->ss->id};
 	struct dsm_wbuf w = {0};
 	struct iovec iov;
 	int err;
 
 	worker_fill_hello(d->ss->w, &h);
+	/* With TLS it has been shown already, and does not travel. */
+	if (!d->ss->w->p.tls)
+		h.key =
+		    (struct dsm_blob){d->ss->key.ptr, (uint32_t)d->ss->key.len};
 	d->offered = d->stage == DIAL_DIRECT && link_offers_verbs(d->ss);
 	if (d->offered)
 		h.features |= DSM_FEATURE_VERBS;
@@ -258,7 +270,22 @@ on_connected(void *arg)
 		return;
 	}
 	d->fd = -1;
+	if (!d->ss->w->p.tls && !d->ss->w->p.insecure &&
+	    !dsm__tcp_peer_is_loopback(fd)) {
+		close(fd);
+		fail_stage(d,
+		           "%s: the connection would not be encrypted "
+		           "(--token-file, or --insecure)",
+		           d->addr);
+		return;
+	}
 	err = dsm__conn_create(&dsm__tcp_ops, fd, FRAME_MAX, &conn);
+	if (err == DSM_OK && d->ss->w->p.tls) {
+		err = dsm__access_session(conn, d->ss->id, d->ss->key.ptr,
+		                          d->ss->key.len);
+		if (err != DSM_OK)
+			dsm__conn_close(conn);
+	}
 	if (err == DSM_OK) {
 		err = dsm__loop_attach(d->ss->w->loop, conn, &handle_ops, d,
 		                       &d->handle);

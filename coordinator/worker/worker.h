@@ -61,6 +61,8 @@ struct worker_params {
 	 * each slot. memory_from: for messages, NULL: the option. */
 	uint64_t memory, task_memory;
 	const char *memory_from;
+	int tls;             /* data links: with the key of their session */
+	int insecure;        /* without: plain TCP beyond loopback is wanted */
 	int force_segv;      /* fault back-end segv though uffd works */
 	uint64_t connect_ms; /* for dialling a client, then the relay; 0: 3 s */
 	uint64_t

@@ -270,9 +270,10 @@ int slot_can_keep(const struct wslot *s);
 /* --- dial.c --- */
 
 struct dialled {
-	int fd;        /* the callback's; -1: see why */
-	int verbs;     /* the client takes a queue pair */
-	int hopeless;  /* fd -1: would be the same the next time */
+	int fd;                   /* the callback's; -1: see why */
+	struct dsm_tls_state tls; /* the connection goes on with these keys */
+	int verbs;                /* the client takes a queue pair */
+	int hopeless;             /* fd -1: would be the same the next time */
 	int silent;    /* fd -1: somebody listens there, but does not answer */
 	char why[600]; /* "10.0.0.5:4000: Connection refused; relay …" */
 };

@@ -130,6 +130,7 @@ open_ctl(struct wslot *s)
 		atomic_store(&s->ctl->claim_n[i], 0);
 	s->ctl->message[0] = '\0';
 	s->ctl->fabric_failed = 0;
+	s->ctl->tls = (struct dsm_tls_state){0};
 	s->ctl->force_segv = (uint32_t)s->ss->w->p.force_segv;
 	s->ctl->must_keep = (uint32_t)s->ss->keeps;
 	atomic_store(&s->ctl->can_keep, 0);
@@ -246,6 +247,7 @@ on_dialled(void *arg, const struct dialled *d)
 		s->n_failed_dials = 0;
 		s->data_fd = d->fd;
 		s->verbs = d->verbs;
+		s->ctl->tls = d->tls;
 		s->state = WSLOT_READY;
 		slot_spawn(s);
 		return;
@@ -889,7 +891,8 @@ slot_started(struct wslot *s, const struct spawn_reply *r)
 	log_debug("slot %u of session %llu is process %d", s->number,
 	          ULL(s->ss->id), (int)s->pid);
 	if (!s->verbs && s->ss->w->p.local_data == NULL)
-		link_is(s->ss, "tcp", link_why_tcp(s->ss, why, sizeof(why)), 0);
+		link_is(s->ss, s->ss->w->p.tls ? "tls" : "tcp",
+		        link_why_tcp(s->ss, why, sizeof(why)), 0);
 	/* The first table takes the slot long: before there is work. */
 	if (s->ss->run != 0)
 		slot_send_run(s);

@@ -20,6 +20,7 @@
 
 #include "../base/clock.h"
 #include "../base/log.h"
+#include "../base/secret.h"
 #include "../include/dsm/dsm.h"
 #include "../wire/wire.h"
 
@@ -207,8 +208,15 @@ static int
 make_map(struct dsm_heap *h, struct dsm_error *e)
 {
 	uint64_t serving = (uintptr_t)dsm__views_serving(h->views, h->base);
+	uint64_t secret, secret_end;
 	int err = dsm__map_create(&h->map);
 
+	/* Tokens and keys, before there are any. */
+	dsm__secret_span(&secret, &secret_end);
+	if (err == DSM_OK && secret == secret_end)
+		err = DSM_ENOMEM;
+	if (err == DSM_OK)
+		err = dsm__map_exclude(h->map, secret, secret_end);
 	if (err == DSM_OK)
 		err = dsm__map_heap(h->map, h->base, h->base + h->size);
 	if (err == DSM_OK)

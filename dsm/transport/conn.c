@@ -404,6 +404,19 @@ next_look(const struct dsm_conn *c, uint64_t deadline, uint64_t check)
 	return look < until ? look : until;
 }
 
+void
+dsm__conn_last_words(struct dsm_conn *c, unsigned type, const void *body,
+                     size_t len)
+{
+	struct header h = {.len = htole32((uint32_t)len),
+	                   .type = htole16((uint16_t)type),
+	                   .version = DSM_VERSION};
+	const struct iovec v[2] = {{&h, sizeof(h)},
+	                           {(void *)(uintptr_t)body, len}};
+
+	dsm__sock_writev(c, v, 2);
+}
+
 int
 dsm__conn_sleep(struct dsm_conn *c, int events, uint64_t deadline)
 {

@@ -137,6 +137,10 @@ void dsm__conn_set_max(struct dsm_conn *c, uint32_t max_body);
  */
 int dsm__conn_send(struct dsm_conn *c, unsigned type, unsigned flags,
                    uint64_t tag, const struct iovec *iov, int n_iov);
+/* A frame to a peer that does not speak our language, past whatever there is of
+ * back-ends and queues: if the socket takes it. Then close. */
+void dsm__conn_last_words(struct dsm_conn *c, unsigned type, const void *body,
+                          size_t len);
 /* Bytes in the out-queue: the sender's measure for back-pressure. */
 size_t dsm__conn_backlog(const struct dsm_conn *c);
 /* Is there a backlog that room in the socket would help? Not while a handshake

@@ -665,6 +665,12 @@ dsm__conn_is_shaking(const struct dsm_conn *c)
 }
 
 const char *
+dsm__conn_tls_name(const struct dsm_conn *c)
+{
+	return c->tls != NULL ? c->tls->name : "";
+}
+
+const char *
 dsm__conn_identity(const struct dsm_conn *c)
 {
 	return c->tls != NULL && c->tls->step == NULL ? c->tls->name : "";
@@ -686,6 +692,7 @@ dsm__conn_tls_export(struct dsm_conn *c, struct dsm_tls_state *st)
 	st->seq[0] = t->in.seq;
 	st->seq[1] = t->out.seq;
 	st->on = 1;
+	t->err = DSM_ECONN; /* and so its end says no farewell */
 	return DSM_OK;
 }
 

@@ -77,6 +77,8 @@ int dsm__conn_tls_accept(struct dsm_conn *c, const struct dsm_tls_finder *f);
 
 /* Whose key the peer has shown: "" without TLS or before OPEN. */
 const char *dsm__conn_identity(const struct dsm_conn *c);
+/* The name that was shown or looked for, proven or not. */
+const char *dsm__conn_tls_name(const struct dsm_conn *c);
 int dsm__conn_is_tls(const struct dsm_conn *c);
 /* With TLS, and SHAKING. */
 int dsm__conn_is_shaking(const struct dsm_conn *c);
@@ -88,8 +90,8 @@ struct dsm_tls_state {
 	uint8_t secret[2][32]; /* of what is read, of what is written */
 	uint64_t seq[2];
 };
-/* DSM_EAGAIN: not OPEN, or bytes are on their way in this process. The conn must
- * not be used any more: close it with dsm__conn_forget. */
+/* DSM_EAGAIN: not OPEN, or bytes are on their way in this process. The conn has
+ * FAILED then, and closing it says nothing to the peer: dup its descriptor. */
 int dsm__conn_tls_export(struct dsm_conn *c, struct dsm_tls_state *st);
 /* c is new. Wipes *st. */
 int dsm__conn_tls_import(struct dsm_conn *c, struct dsm_tls_state *st);

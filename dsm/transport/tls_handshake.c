@@ -80,14 +80,13 @@ tls_of(const SSL *ssl)
 	return SSL_get_app_data(ssl);
 }
 
-static int
+/* OpenSSL writes nothing but digits. */
+static unsigned
 hex_digit(char c)
 {
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+	if (c <= '9')
+		return (unsigned)(c - '0') & 15;
+	return ((unsigned)(c | 0x20) - 'a' + 10) & 15;
 }
 
 /* "LABEL RANDOM SECRET" */
@@ -395,18 +394,9 @@ refuse_plainly(struct dsm_conn *c)
 	const struct dsm_msg_refuse m = {
 	    -DSM_EAUTH, dsm__str(c->tls->shake->finder.refusal)};
 	struct dsm_wbuf w = {0};
-	uint8_t header[16] = {0};
 
-	if (dsm__encode_refuse(&w, &m) == DSM_OK) {
-		for (int i = 0; i < 4; i++)
-			header[i] = (uint8_t)(w.len >> (8 * i));
-		header[4] = DSM_MSG_REFUSE & 0xff;
-		header[5] = DSM_MSG_REFUSE >> 8;
-		header[6] = DSM_VERSION;
-		if (tls_put(c->tls, header, sizeof(header)) == DSM_OK)
-			tls_put(c->tls, w.ptr, w.len);
-		tls_flush(c);
-	}
+	if (dsm__encode_refuse(&w, &m) == DSM_OK)
+		dsm__conn_last_words(c, DSM_MSG_REFUSE, w.ptr, w.len);
 	dsm__wbuf_fini(&w);
 }
 

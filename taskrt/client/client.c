@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "../../dsm/base/log.h"
+#include "../../dsm/base/secret.h"
 #include "../../dsm/heap/heap.h"
 #include "malloc.h"
 #include "report.h"
@@ -68,11 +69,13 @@ before_fork(void)
 	pthread_mutex_lock(&client.session_lock);
 	if (client.session != NULL)
 		dsm__loop_lock(client.session->loop);
+	dsm__secret_before_fork();
 }
 
 static void
 after_fork_parent(void)
 {
+	dsm__secret_after_fork(0);
 	if (client.session != NULL)
 		dsm__loop_unlock(client.session->loop);
 	pthread_mutex_unlock(&client.session_lock);
@@ -85,6 +88,7 @@ after_fork_child(void)
 {
 	static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
 
+	dsm__secret_after_fork(1);
 	if (client.session != NULL)
 		taskrt__session_forget(client.session);
 	client.session = NULL;
@@ -134,9 +138,6 @@ configure(struct taskrt__client *c, const struct taskrt_config *given,
 	}
 	if (dsm__log_level_parse(c->config.log, &level) == 0)
 		dsm__log_level(level);
-	if (c->config.token_file[0] != '\0')
-		log_warn("a token file is configured, but this version has no "
-		         "authentication: it is not used");
 	c->configured = 1;
 	return DSM_OK;
 }

@@ -149,6 +149,12 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 	case TASKRT__SET_TOKEN_FILE:
 		*expected_p = "a file name of less than 4096 bytes";
 		return copy_text(c->token_file, sizeof(c->token_file), text);
+	case TASKRT__SET_INSECURE:
+		*expected_p = "0 or 1";
+		if (parse_number(text, 1, &number) != DSM_OK)
+			return DSM_EINVAL;
+		c->insecure = (int)number;
+		return DSM_OK;
 	case TASKRT__SET_SLOTS:
 		*expected_p = "a number from 1 to 4096";
 		if (parse_number(text, TASKRT__SLOTS_MAX, &number) != DSM_OK ||
@@ -441,6 +447,9 @@ taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
 		break;
 	case TASKRT__SET_CHECK_LOG:
 		text = c->check_log;
+		break;
+	case TASKRT__SET_INSECURE:
+		text = c->insecure ? "1" : "0";
 		break;
 	case TASKRT__SET_STAT:
 		text = c->stat ? "1" : "0";

@@ -19,7 +19,9 @@
 	X(COORDINATOR, "coordinator", "TASKRT_COORDINATOR",                    \
 	  "HOST:PORT of the coordinator; empty: this machine alone")           \
 	X(TOKEN_FILE, "token_file", "TASKRT_TOKEN_FILE",                       \
-	  "file with the shared secret")                                       \
+	  "NAME:SECRET for the coordinator, over TLS; empty: plain TCP")       \
+	X(INSECURE, "insecure", "TASKRT_INSECURE",                             \
+	  "1: without a token file, plain TCP to other machines is wanted")    \
 	X(SLOTS, "slots", "TASKRT_SLOTS",                                      \
 	  "processes used without a coordinator")                              \
 	X(TRANSPORT, "transport", "TASKRT_TRANSPORT", "auto, shm, tcp, verbs") \
@@ -80,6 +82,7 @@ struct taskrt__config {
 	char listen[DSM_ADDR_MAX];    /* "": beside the control link */
 	char advertise[DSM_ADDR_MAX]; /* "": where we listen */
 	char token_file[4096];        /* "": none */
+	int insecure;
 	unsigned slots;
 	enum taskrt__transport transport;
 	struct dsm_verbs_choice verbs;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "../../dsm/base/log.h"
+#include "../../dsm/transport/tls.h"
 
 #define FULL_PAUSE_MS 100 /* when no descriptor is left */
 #define SWEEP_MS 500
@@ -49,6 +50,28 @@ pause_polling(struct taskrt__listener *l)
 	uv_timer_start(&l->again, on_again, FULL_PAUSE_MS, 0);
 }
 
+/* Those who know the session's key are its slots. On the stack for secrets. */
+static int
+find_key(void *ctx, const char *name, uint8_t psk_p[DSM_PSK_LEN])
+{
+	const struct taskrt__session *s = ctx;
+	char ours[DSM_TLS_NAME_MAX];
+
+	dsm__tls_session_name(s->id, ours);
+	return strcmp(name, ours) == 0 &&
+	       dsm__tls_psk_of_session(s->id, s->key, s->key_len, psk_p) ==
+	           DSM_OK;
+}
+
+static int
+want_key(struct taskrt__session *s, struct dsm_conn *conn)
+{
+	const struct dsm_tls_finder finder = {
+	    find_key, s, "data links of this session are encrypted"};
+
+	return s->tls ? dsm__conn_tls_accept(conn, &finder) : DSM_OK;
+}
+
 static void
 on_sweep(uv_timer_t *timer)
 {
@@ -65,6 +88,11 @@ serve(struct taskrt__session *s, int fd)
 	int err;
 
 	err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_STRANGER_MAX, &conn);
+	if (err == DSM_OK) {
+		err = want_key(s, conn);
+		if (err != DSM_OK)
+			dsm__conn_close(conn);
+	}
 	if (err == DSM_OK)
 		err = taskrt__serveconn_start(s, conn, NULL,
 		                              TASKRT__LINK_DIRECT, NULL);

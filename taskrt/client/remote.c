@@ -4,9 +4,12 @@
  *
  * Data links are served on the address that the control link goes out from, unless
  * the program was told another one: with a coordinator on this machine that is
- * loopback, and so it stays. Beyond
- * loopback only when the coordinator's WELCOME says that plain TCP is wanted;
- * otherwise the listener is closed unused, and slots come through the relay.
+ * loopback, and so it stays. Beyond loopback with TLS, or when the coordinator's
+ * WELCOME and our own settings say that plain TCP is wanted; otherwise the listener
+ * is closed unused, and slots come through the relay.
+ *
+ * TLS: the control link with the key of our token; data links and our ends of
+ * relays with the session's key, which WELCOME brought.
  */
 #include "remote_priv.h"
 
@@ -83,9 +86,21 @@ on_frame(void *owner, struct dsm_handle *h, const struct dsm_frame *f)
 static void
 on_lost(void *owner, struct dsm_handle *h, int err)
 {
-	(void)h;
-	lost(owner, err == DSM_ECONN ? "it closed the connection"
-	                             : dsm__strerror(err));
+	struct taskrt__session *s = owner;
+	struct remote *r = s->link_state;
+	const char *why = dsm__conn_why(dsm__handle_conn(h));
+	struct dsm_error e;
+
+	/* That will not get better by itself. */
+	if (dsm__access_denied(&r->access, dsm__handle_conn(h),
+	                       s->config->coordinator, &e)) {
+		remote_unlink(s);
+		taskrt__session_lose(s, e.code, "%s", e.text);
+		return;
+	}
+	lost(s, why[0] != '\0'     ? why
+	        : err == DSM_ECONN ? "it closed the connection"
+	                           : dsm__strerror(err));
 }
 
 static const struct dsm_handle_ops handle_ops = {on_frame, on_lost};
@@ -133,6 +148,11 @@ serve_relay(struct taskrt__session *s, int fd, uint64_t relay)
 	struct dsm_conn *conn;
 
 	int err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
+	if (err == DSM_OK && s->tls) {
+		err = dsm__access_session(conn, s->id, s->key, s->key_len);
+		if (err != DSM_OK)
+			dsm__conn_close(conn);
+	}
 	if (err == DSM_OK)
 		err = taskrt__serveconn_start(s, conn, NULL,
 		                              TASKRT__LINK_RELAYED, &c);
@@ -140,7 +160,9 @@ serve_relay(struct taskrt__session *s, int fd, uint64_t relay)
 		return err;
 	taskrt__session_hello(&m, DSM_ROLE_RELAY, "");
 	m.session = s->id;
-	m.key = (struct dsm_blob){s->key, s->key_len};
+	/* With TLS it has been shown already, and does not travel. */
+	if (!s->tls)
+		m.key = (struct dsm_blob){s->key, s->key_len};
 	err = dsm__encode_hello(&w, &m);
 	if (err == DSM_OK)
 		err = taskrt__serveconn_send(c, DSM_MSG_HELLO, relay, &w);
@@ -215,7 +237,10 @@ remote_stop(struct taskrt__session *s)
 static void
 remote_free(struct taskrt__session *s)
 {
-	free(s->link_state);
+	struct remote *r = s->link_state;
+
+	dsm__access_fini(&r->access);
+	free(r);
 }
 
 static void
@@ -239,7 +264,9 @@ remote_welcomed(struct taskrt__session *s)
 	if (r->rejoin.state == REJOIN_GREETING)
 		rejoin_done(s);
 	if (s->listener != NULL &&
-	    (r->loopback || (s->welcome_flags & DSM_WELCOME_INSECURE) != 0))
+	    (s->tls || r->loopback ||
+	     (s->config->insecure &&
+	      (s->welcome_flags & DSM_WELCOME_INSECURE) != 0)))
 		taskrt__listener_accept(s);
 	else
 		taskrt__listener_stop(s);
@@ -349,16 +376,16 @@ remote_greet(struct taskrt__session *s, int fd, struct dsm_error *e)
 		snprintf(r->addr, sizeof(r->addr), "%.*s",
 		         (int)sizeof(r->addr) - 1, s->config->coordinator);
 	listen_for_slots(s, fd, addr, &r->loopback);
-	int err = dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn);
-	if (err == DSM_OK) {
-		err =
-		    dsm__loop_attach(s->loop, conn, &handle_ops, s, &r->handle);
-		if (err != DSM_OK)
-			dsm__conn_close(conn);
-	}
+	int err = dsm__access_conn(&r->access, fd, s->config->coordinator,
+	                           DSM_FRAME_MAX, &conn, e);
 	if (err != DSM_OK)
+		return err;
+	err = dsm__loop_attach(s->loop, conn, &handle_ops, s, &r->handle);
+	if (err != DSM_OK) {
+		dsm__conn_close(conn);
 		return dsm__fail(e, err, "cannot use the connection to %s: %s",
 		                 s->config->coordinator, dsm__strerror(err));
+	}
 	taskrt__session_hello(&m, DSM_ROLE_CLIENT, addr);
 	/* After a loss: whom we are the successor of. */
 	m.session = s->id;
@@ -371,11 +398,19 @@ int
 taskrt__remote_start(struct taskrt__session *s, uint64_t deadline,
                      struct dsm_error *e)
 {
+	const struct taskrt__config *c = s->config;
+	struct dsm_access access;
 	struct remote *r;
-	int fd;
-	int err = connect_until(s->config->coordinator, deadline, &fd, e);
+	int fd, err;
 
+	/* What is wrong with it does not take a coordinator to find out. */
+	err = dsm__access_init(&access, c->token_file, c->insecure,
+	                       DSM_TOKEN_CLIENT, e);
+	if (err != DSM_OK)
+		return err;
+	err = connect_until(c->coordinator, deadline, &fd, e);
 	if (err != DSM_OK) {
+		dsm__access_fini(&access);
 		char why[200];
 
 		snprintf(why, sizeof(why), "%.199s", e->text);
@@ -388,10 +423,13 @@ taskrt__remote_start(struct taskrt__session *s, uint64_t deadline,
 	}
 	r = calloc(1, sizeof(*r));
 	if (r == NULL) {
+		dsm__access_fini(&access);
 		close(fd);
 		return dsm__fail(e, DSM_ENOMEM, "out of memory");
 	}
 	LIST_INIT(&r->dials);
+	r->access = access;
+	s->tls = access.psk != NULL;
 	uv_timer_init(dsm__loop_uv(s->loop), &r->heartbeat);
 	r->heartbeat.data = s;
 	s->link_state = r;

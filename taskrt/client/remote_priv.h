@@ -10,6 +10,7 @@
 #define TASKRT_CLIENT_REMOTE_PRIV_H
 
 #include "../../dsm/base/backoff.h"
+#include "../../dsm/transport/access.h"
 #include "../../dsm/transport/beat.h"
 #include "../../dsm/transport/connect.h"
 #include "session.h"
@@ -41,6 +42,7 @@ struct rejoin {
 };
 
 struct remote {
+	struct dsm_access access;
 	struct dsm_handle *handle; /* NULL: no control link */
 	char addr[DSM_ADDR_MAX];   /* the coordinator's, numeric */
 	struct dsm_beat beat;

@@ -20,6 +20,8 @@
 
 #include "../../dsm/base/clock.h"
 #include "../../dsm/base/log.h"
+#include "../../dsm/base/secret.h"
+#include "../../dsm/transport/tls.h"
 #include "rdma.h"
 #include "run.h"
 
@@ -168,17 +170,17 @@ refuse(struct taskrt__serveconn *c, int code, const char *text)
 	taskrt__serveconn_close(c);
 }
 
-/* Time does not tell how much of the key was right. */
+/* Has it shown the session's key? With TLS that was the handshake. Through the
+ * relay it was our own with the coordinator, which has asked the slot for its. */
 static int
-is_our_key(const struct taskrt__session *s, struct dsm_blob key)
+knows_key(const struct taskrt__serveconn *c, struct dsm_blob key)
 {
-	uint8_t differ = 0;
+	const struct taskrt__session *s = c->session;
 
-	if (key.len != s->key_len)
-		return 0;
-	for (uint32_t i = 0; i < key.len; i++)
-		differ |= key.ptr[i] ^ s->key[i];
-	return differ == 0;
+	if (s->tls)
+		return dsm__conn_is_tls(dsm__handle_conn(c->handle));
+	return key.len == s->key_len &&
+	       dsm__secret_equal(key.ptr, s->key, key.len);
 }
 
 static int
@@ -205,6 +207,12 @@ send_welcome(struct taskrt__serveconn *c)
 	return err;
 }
 
+static uint64_t *
+direct_links(struct taskrt__session *s)
+{
+	return s->tls ? &s->links.tls : &s->links.tcp;
+}
+
 static void
 welcome(struct taskrt__serveconn *c, const struct dsm_msg_hello *m)
 {
@@ -216,7 +224,7 @@ welcome(struct taskrt__serveconn *c, const struct dsm_msg_hello *m)
 	if (c->kind == TASKRT__LINK_RELAYED)
 		c->session->links.relay++;
 	else
-		c->session->links.tcp++;
+		++*direct_links(c->session);
 	send_welcome(c);
 }
 
@@ -233,7 +241,7 @@ on_hello(struct taskrt__serveconn *c, const struct dsm_frame *f)
 	else if (m.version != DSM_VERSION)
 		refuse(c, DSM_EVERSION, "the client speaks another version");
 	else if (m.role != DSM_ROLE_DATA || m.session != c->session->id ||
-	         !is_our_key(c->session, m.key))
+	         !knows_key(c, m.key))
 		refuse(c, DSM_EAUTH, "not a slot of this session");
 	else if (verbs_only(c) && c->kind == TASKRT__LINK_RELAYED)
 		refuse(c, DSM_EINCOMPAT,
@@ -332,7 +340,7 @@ go_over(struct taskrt__serveconn *c, struct dsm_error *e)
 		return dsm__fail(e, err, "cannot watch the queue pair: %s",
 		                 dsm__strerror(err));
 	c->over = 1;
-	c->session->links.tcp--;
+	--*direct_links(c->session);
 	c->session->links.verbs++;
 	return DSM_OK;
 }

@@ -13,6 +13,7 @@
 #include "../../dsm/base/clock.h"
 #include "../../dsm/base/cpuid.h"
 #include "../../dsm/base/log.h"
+#include "../../dsm/base/secret.h"
 #include "../../dsm/heap/map.h"
 #include "rdma.h"
 #include "run.h"
@@ -102,7 +103,7 @@ on_welcome(struct taskrt__session *s, const uint8_t *body, uint32_t len)
 	struct dsm_msg_welcome m;
 	int err = dsm__decode_welcome(body, len, &m);
 
-	if (err != DSM_OK || m.key.len > sizeof(s->key) ||
+	if (err != DSM_OK || m.key.len > TASKRT__KEY_MAX ||
 	    (s->state != TASKRT__JOINING && s->state != TASKRT__REJOINING))
 		return DSM_EPROTO;
 	if (m.version != DSM_VERSION)
@@ -110,6 +111,8 @@ on_welcome(struct taskrt__session *s, const uint8_t *body, uint32_t len)
 	s->id = m.session;
 	memcpy(s->key, m.key.ptr, m.key.len);
 	s->key_len = m.key.len;
+	/* The message's memory is like any other: tasks are served it. */
+	dsm__wipe((void *)(uintptr_t)m.key.ptr, m.key.len);
 	s->welcome_flags = m.flags;
 	s->heartbeat_ms = m.heartbeat_ms;
 	s->state = TASKRT__READY;
@@ -304,6 +307,7 @@ taskrt__links_add(struct taskrt__links *to, const struct taskrt__links *from)
 {
 	to->shm += from->shm;
 	to->tcp += from->tcp;
+	to->tls += from->tls;
 	to->relay += from->relay;
 	to->verbs += from->verbs;
 	memcpy(to->rdma, from->rdma, sizeof(to->rdma));
@@ -385,6 +389,11 @@ create_once(const struct taskrt__config *config, struct dsm_heap *heap,
 	s->config = config;
 	s->heap = heap;
 	s->sent_version = UINT64_MAX;
+	s->key = dsm__secret_alloc(TASKRT__KEY_MAX);
+	if (s->key == NULL) {
+		dsm__fail(e, DSM_ENOMEM, "no memory for a key");
+		goto free_session;
+	}
 	TAILQ_INIT(&s->serveconns);
 	TAILQ_INIT(&s->stagemaps);
 	err = dsm__server_create(heap->map, heap->views, &s->server);
@@ -420,6 +429,7 @@ create_once(const struct taskrt__config *config, struct dsm_heap *heap,
 destroy_server:
 	dsm__server_destroy(s->server);
 free_session:
+	dsm__secret_free(s->key);
 	free(s);
 	return err;
 }
@@ -466,6 +476,7 @@ taskrt__session_destroy(struct taskrt__session *s)
 	dsm__extents_fini(&s->changed);
 	taskrt__launch_free(s->launch);
 	taskrt__said_fini(&s->said);
+	dsm__secret_free(s->key);
 	free(s);
 }
 

@@ -67,13 +67,15 @@ struct taskrt__link_ops {
 
 /* Data links served, by transport; those that are gone count, too. */
 struct taskrt__links {
-	uint64_t shm, tcp, relay, verbs;
+	uint64_t shm, tcp, tls, relay, verbs;
 	char rdma[200]; /* the device, or why there is none; "": not wanted */
 };
 
 /* The last one's device is kept. */
 void taskrt__links_add(struct taskrt__links *to,
                        const struct taskrt__links *from);
+
+#define TASKRT__KEY_MAX 64
 
 struct taskrt__session {
 	const struct taskrt__config *config; /* const */
@@ -87,9 +89,10 @@ struct taskrt__session {
 	_Atomic int state;
 	struct dsm_error why; /* LOST */
 	uint64_t id;          /* given by the last WELCOME, as the next two */
-	uint8_t key[64];
+	uint8_t *key;         /* TASKRT__KEY_MAX bytes in memory for secrets */
 	uint32_t key_len;
 	uint16_t welcome_flags;
+	int tls; /* control and data links: const after start */
 	uint32_t heartbeat_ms;
 
 	struct dsm_server *server;

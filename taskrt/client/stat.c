@@ -53,10 +53,8 @@ print_links(FILE *f, const struct taskrt__links *l,
 		const char *name;
 		uint64_t n;
 	} kinds[] = {
-	    {"verbs", l->verbs},
-	    {"tcp", l->tcp},
-	    {"relay", l->relay},
-	    {"shm", l->shm},
+	    {"verbs", l->verbs}, {"tcp", l->tcp}, {"tls", l->tls},
+	    {"relay", l->relay}, {"shm", l->shm},
 	};
 	const char *before = " ";
 

@@ -483,7 +483,7 @@ go_over(void)
 	case VERBS_STAYED:
 		if (sl.verbs_only)
 			stop(SLOT_EXIT_SETUP, "cannot use verbs: %s", text);
-		send_link("tcp", text);
+		send_link(dsm__conn_transport(sl.data), text);
 		return;
 	case VERBS_LOST:
 		break;

@@ -74,7 +74,7 @@ in_between() {
 machines w c
 in_coordinator=(nsenter "--net=/run/netns/$ns-k")
 in_worker=(nsenter "--net=/run/netns/$ns-w")
-export TASKRT_LOG=debug
+export TASKRT_LOG=debug TASKRT_INSECURE=1
 check "a coordinator for all machines" start_coordinator coordinator \
 	--listen '*:0' --insecure --heartbeat $beat
 coordinator=$pid
@@ -144,7 +144,40 @@ check "when the network is back, its run is launched again" \
 check "the next one is right" came cut-off 2 30 'code 0 right'
 wait "$pid"
 
+# --- plain TCP takes a word at both ends ---
+
+check "a worker does not use it unasked" eval \
+	"TASKRT_INSECURE= ${in_worker[*]} $bin/taskrt-worker -c $near 2>&1 |
+	grep -q 'would not be encrypted: give a token file'"
+check "nor does a program" eval \
+	"inside c env TASKRT_INSECURE=0 TASKRT_COORDINATOR=$far \
+	$BUILD/tests/e2e/cluster for:4:1 | grep -q '^run 1: code -5 .*encrypted'"
+
 kill -TERM "$worker" "$coordinator"
 check "SIGTERM ends the worker with 0" ends_with 0 "$worker"
 check "SIGTERM ends the coordinator with 0" ends_with 0 "$coordinator"
+
+# --- with tokens: encrypted, direct or through the relay ---
+
+unset TASKRT_INSECURE
+"$bin/taskrt" token --file "$tmp/tokens" --words 'client worker' new all >"$tmp/new.log"
+export TASKRT_TOKEN_FILE=$tmp/tokens TASKRT_LOG=debug
+check "a coordinator with tokens for all machines" start_coordinator \
+	coordinator --listen '*:0' --heartbeat $beat
+coordinator=$pid
+port=${addr##*:}
+near=10.91.1.1:$port
+far=10.91.2.1:$port
+addr=$near
+start_worker worker 2
+worker=$pid
+unset TASKRT_LOG
+check "a worker joins with its token" soon 10 has_workers 1
+in_between "tls" c "$far" direct
+behaviour "tls" c "$far"
+forward 0
+in_between "tls, no route" c "$far" relay
+kill -TERM "$worker" "$coordinator"
+check "SIGTERM ends the worker with tokens" ends_with 0 "$worker"
+check "SIGTERM ends the coordinator with tokens" ends_with 0 "$coordinator"
 exit "$bad"

@@ -1,7 +1,8 @@
 /*
  * peer - plays the other side for daemons.sh.
  *
- *   peer hello ADDR VERSION ROLE   say HELLO, print the answer
+ *   peer hello ADDR VERSION ROLE   say HELLO, print the answer; over TLS when
+ *                                  TASKRT_TOKEN_FILE is set
  *   peer coordinator VERSION       print the port, answer one HELLO with WELCOME
  *   peer dropper                   print the port, take one connection and drop it
  *   peer client ADDR               a program with a data listener, which closes the
@@ -19,7 +20,7 @@
 
 #include "../../dsm/base/clock.h"
 #include "../../dsm/base/page.h"
-#include "../../dsm/transport/conn.h"
+#include "../../dsm/transport/access.h"
 #include "../../dsm/wire/wire.h"
 
 #define FRAME (256u << 10)
@@ -51,8 +52,12 @@ dial(const char *addr)
 		printf("%s\n", e.text);
 		exit(1);
 	}
-	MUST(dsm__conn_create(&dsm__tcp_ops, fd, DSM_FRAME_MAX, &conn) ==
+	struct dsm_access access;
+	MUST(dsm__access_init(&access, getenv("TASKRT_TOKEN_FILE"), 1,
+	                      DSM_TOKEN_CLIENT, &e) == DSM_OK);
+	MUST(dsm__access_conn(&access, fd, addr, DSM_FRAME_MAX, &conn, &e) ==
 	     DSM_OK);
+	dsm__access_fini(&access);
 	return conn;
 }
 

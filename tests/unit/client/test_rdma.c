@@ -173,6 +173,7 @@ static const struct taskrt__rdma_ops fake_ops = {
 
 struct fixture {
 	struct taskrt__config config;
+	uint8_t key[TASKRT__KEY_MAX];
 	struct taskrt__session s;
 	uint8_t *block; /* 6 MiB of the heap, frozen */
 };
@@ -200,6 +201,7 @@ set_up(struct fixture *f, enum taskrt__transport transport)
 	f->s.heap = dsm__heap_default();
 	MUST(f->s.heap != NULL);
 	f->s.id = 3;
+	f->s.key = f->key;
 	memcpy(f->s.key, KEY, 16);
 	f->s.key_len = 16;
 	TAILQ_INIT(&f->s.serveconns);
