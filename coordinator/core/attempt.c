@@ -111,6 +111,23 @@ fail_lost(struct run *r, const struct attempt *a, const char *worker,
 	}
 }
 
+/* The slot was at that task when it was lost: the blame is the task's alone. Those
+ * around it come back as if nothing had happened. Of a range's one call nothing is
+ * known but where it began. */
+static void
+part_suspect(struct run *r, struct attempt *a, uint64_t task)
+{
+	if (a->state != ATTEMPT_OUT || a->twin != NULL || task < a->lo ||
+	    task >= a->hi ||
+	    (r->m.mode == DSM_MODE_FOR_RANGE && !coord__run_isolated(r)))
+		return;
+	r->counters.tasks_retried += a->hi - a->lo - 1;
+	give_back(r, task + 1, a->hi, a->n_lost);
+	give_back(r, a->lo, task, a->n_lost);
+	a->lo = task;
+	a->hi = task + 1;
+}
+
 /* OUT or DONE -> BACK. */
 static void
 take_back(struct run *r, struct attempt *a, const struct worker_peer *w,
@@ -416,6 +433,8 @@ coord__run_returned(struct coord *k, struct worker_peer *w,
 	/* No reason: no slot had begun it. */
 	if (m.reason.len > 0 && a->state == ATTEMPT_OUT)
 		r->counters.slots_lost++;
+	if (m.reason.len > 0)
+		part_suspect(r, a, m.task);
 	take_back(r, a, w, m.reason.len > 0, reason);
 	coord__run_settle(r);
 	coord__dispatch(k);

@@ -297,6 +297,26 @@ no_worker_ms(const struct run *r)
 	                         : r->session->k->params.no_worker_ms;
 }
 
+/* What was with most workers, or slots, that were lost: perhaps their end. */
+static void
+suspect_text(const struct run *r, char *text, size_t size)
+{
+	const struct sched_iv *most = NULL;
+
+	text[0] = '\0';
+	for (size_t i = 0; i < r->sched.n_back; i++)
+		if (r->sched.back[i].n_lost > 1 &&
+		    (most == NULL || r->sched.back[i].n_lost > most->n_lost))
+			most = &r->sched.back[i];
+	if (most != NULL)
+		snprintf(text, size,
+		         "; %s %llu to %llu were lost %u times with theirs: is "
+		         "one of them the cause?",
+		         r->m.mode == DSM_MODE_TASKS ? "tasks" : "iterations",
+		         (unsigned long long)most->lo,
+		         (unsigned long long)most->hi - 1, most->n_lost);
+}
+
 /* Why there is nobody to run it. */
 static void
 no_worker_text(const struct run *r, char *text, size_t size)
@@ -304,19 +324,21 @@ no_worker_text(const struct run *r, char *text, size_t size)
 	const struct session *s = r->session;
 	const struct coord_params *p = &s->k->params;
 	const struct sworker *sw;
+	char suspect[160];
 	size_t len = 0;
 
 	if (TAILQ_EMPTY(&s->workers)) {
+		suspect_text(r, suspect, sizeof(suspect));
 		snprintf(text, size,
 		         "%s the coordinator%s%s within %g s; start "
-		         "taskrt-worker on a machine that is to help",
+		         "taskrt-worker on a machine that is to help%s",
 		         r->n_attempts > 0
 		             ? "all workers were lost, and no other "
 		               "has joined"
 		             : "no worker has joined",
 		         p->where != NULL ? " at " : "",
 		         p->where != NULL ? p->where : "",
-		         (double)no_worker_ms(r) / 1000);
+		         (double)no_worker_ms(r) / 1000, suspect);
 		return;
 	}
 	text[0] = '\0';

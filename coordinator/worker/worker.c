@@ -1,4 +1,5 @@
 /* The worker's ends: frames from the coordinator, messages to it, the spawner. */
+#include "oom.h"
 #include "worker_priv.h"
 
 #include <elf.h>
@@ -61,12 +62,13 @@ worker_send_failed(struct wsession *ss, const struct wexec *x,
 }
 
 void
-worker_send_returned(struct worker *w, uint64_t session, uint64_t run,
-                     uint64_t attempt, const char *reason)
+worker_send_returned(struct worker *w, uint64_t session, const struct wexec *x,
+                     uint64_t task, const char *reason)
 {
 	const struct dsm_msg_returned m = {.session = session,
-	                                   .run = run,
-	                                   .attempt = attempt,
+	                                   .run = x->run,
+	                                   .attempt = x->attempt,
+	                                   .task = task,
 	                                   .reason = dsm__str(reason)};
 	struct dsm_wbuf body = {0};
 
@@ -293,8 +295,10 @@ on_exec(struct worker *w, const struct dsm_frame *f)
 		                                 .lo = m.lo,
 		                                 .hi = m.hi});
 	else
-		worker_send_returned(w, m.session, m.run, m.attempt,
-		                     "no such session here");
+		worker_send_returned(
+		    w, m.session,
+		    &(struct wexec){.run = m.run, .attempt = m.attempt},
+		    NO_TASK, "no such session here");
 	return DSM_OK;
 }
 
@@ -439,6 +443,7 @@ worker_create(struct dsm_loop *loop, const struct worker_params *p,
 	for (unsigned i = 0; i < SLOT_VARIANTS; i++)
 		w->image_fd[i] = -1;
 	LIST_INIT(&w->sessions);
+	w->n_oom_kills = oom_kills("");
 	if (gethostname(w->host, sizeof(w->host) - 1) != 0)
 		snprintf(w->host, sizeof(w->host), "?");
 	err = start_spawner(w, e);

@@ -195,6 +195,7 @@ struct worker {
 	int image_fd[SLOT_VARIANTS]; /* slot programs, -1 until needed */
 	uint64_t clock;              /* for wslot.stamp */
 	int draining;                /* worker_drain */
+	uint64_t n_oom_kills;        /* oom_kills() as last seen */
 	struct wtimer *memory_timer; /* NULL: no limit yet */
 	unsigned n_over;             /* samples in a row */
 	LIST_HEAD(, wsession) sessions;
@@ -208,8 +209,10 @@ void worker_pass_on(struct worker *w, const struct dsm_frame *f);
 void worker_send_failed(struct wsession *ss, const struct wexec *x,
                         const struct dsm_rec_failure *failure,
                         const char *text);
-void worker_send_returned(struct worker *w, uint64_t session, uint64_t run,
-                          uint64_t attempt, const char *reason);
+#define NO_TASK UINT64_MAX
+void worker_send_returned(struct worker *w, uint64_t session,
+                          const struct wexec *x, uint64_t task,
+                          const char *reason);
 void worker_send_unfit(struct wsession *ss, const char *reason);
 void worker_send_link(struct wsession *ss, const char *transport,
                       const char *text);

@@ -20,7 +20,7 @@
 static void
 return_exec(struct wsession *ss, const struct wexec *x, const char *reason)
 {
-	worker_send_returned(ss->w, ss->id, x->run, x->attempt, reason);
+	worker_send_returned(ss->w, ss->id, x, NO_TASK, reason);
 }
 
 static void

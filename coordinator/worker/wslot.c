@@ -8,6 +8,7 @@
  * read to the last frame, then the exit status is asked for, then its EXECs are
  * judged (judge_end).
  */
+#include "oom.h"
 #include "worker_priv.h"
 
 #include <errno.h>
@@ -553,6 +554,7 @@ slot_recall(struct wslot *s, uint64_t attempt)
 struct fate {
 	int fails; /* enum dsm_failure_kind of its current task; 0: returned */
 	int signal;
+	int runs;       /* client code was running */
 	int begun;      /* 0: it had not, another slot may have it */
 	int bad_start;  /* counts as one */
 	int fabric;     /* RDMA's doing, not the client's */
@@ -612,15 +614,33 @@ judge_our_kill(const struct wslot *s, struct fate *f, int runs)
 	}
 }
 
+/* Has the kernel killed for memory since the last slot that ended so? */
+static int
+oom_since(struct worker *w)
+{
+	uint64_t n = oom_kills(""), was = w->n_oom_kills;
+
+	w->n_oom_kills = n;
+	return n > was;
+}
+
 static void
 judge_signal(const struct wslot *s, struct fate *f, int sig, int runs)
 {
 	if (!runs || sig == SIGKILL) {
 		/* Not the task's doing: the system's memory was short, say. */
 		f->bad_start = !runs;
-		say(f, "slot was killed by signal %d (%s)%s%s", sig,
-		    strsignal(sig), *slot_message(s) != '\0' ? ": " : "",
-		    slot_message(s));
+		if (sig == SIGKILL && oom_since(s->ss->w))
+			say(f,
+			    "the kernel killed its slot, for memory was short "
+			    "(OOM); the slot had %llu MiB for itself. See "
+			    "taskrt-worker --memory, --task-memory",
+			    ULL(s->used >> 20));
+		else
+			say(f, "slot was killed by signal %d (%s)%s%s", sig,
+			    strsignal(sig),
+			    *slot_message(s) != '\0' ? ": " : "",
+			    slot_message(s));
 		return;
 	}
 	f->fails = DSM_FAIL_CRASH;
@@ -698,6 +718,7 @@ judge_end(const struct wslot *s, int status, struct fate *f)
 	f->begun =
 	    s->n_out > 0 && atomic_load(&s->ctl->attempt) == s->out[0].attempt;
 	runs = f->begun && atomic_load(&s->ctl->state) == SLOT_RUNNING;
+	f->runs = runs;
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL &&
 	    s->kill_why != KILL_NOT && s->kill_why != KILL_CLOSED)
 		judge_our_kill(s, f, runs);
@@ -728,16 +749,16 @@ settle_execs(struct wslot *s, const struct fate *f)
 
 		worker_send_failed(ss, &s->out[0], &failure, f->text);
 	} else if (begun) {
-		worker_send_returned(ss->w, ss->id, s->out[0].run,
-		                     s->out[0].attempt, f->text);
+		worker_send_returned(ss->w, ss->id, &s->out[0],
+		                     f->runs ? task_at(s) : NO_TASK, f->text);
 	}
 	/* To the head of the queue, so last first. */
 	for (unsigned i = s->n_out; i-- > begun;)
 		if (s->recalled != 0 && s->out[i].attempt == s->recalled)
 			; /* nobody waits for it */
 		else if (drop)
-			worker_send_returned(ss->w, ss->id, s->out[i].run,
-			                     s->out[i].attempt, f->text);
+			worker_send_returned(ss->w, ss->id, &s->out[i], NO_TASK,
+			                     f->text);
 		else
 			session_requeue(ss, &s->out[i]);
 	s->n_out = 0;
@@ -750,16 +771,16 @@ static void
 return_written(struct wslot *s, int status, const char *reason)
 {
 	struct wsession *ss = s->ss;
-	uint64_t attempt;
+	struct wexec x = {.run = ss->run};
 
 	if (s->kill_why == KILL_CANCEL || s->kill_why == KILL_CLOSING)
 		return;
 	if (WIFEXITED(status) && (WEXITSTATUS(status) == SLOT_EXIT_CRASHED ||
 	                          WEXITSTATUS(status) == SLOT_EXIT_OK))
 		reason = ""; /* no task is to blame */
-	for (size_t at = 0; at < s->wrote.len; at += sizeof(attempt)) {
-		memcpy(&attempt, s->wrote.ptr + at, sizeof(attempt));
-		worker_send_returned(ss->w, ss->id, ss->run, attempt, reason);
+	for (size_t at = 0; at < s->wrote.len; at += sizeof(x.attempt)) {
+		memcpy(&x.attempt, s->wrote.ptr + at, sizeof(x.attempt));
+		worker_send_returned(ss->w, ss->id, &x, NO_TASK, reason);
 	}
 }
 

@@ -65,10 +65,43 @@ check "the worker is there, and goes on" eval \
 check "its log says so" says w 'is ended: its task needed [0-9]* MiB'
 
 start_worker small 2 --memory 4G --task-memory 16M
+small=$pid
 slay "$worker"
 soon 10 has_workers 1
 launch own write:64
 check "--task-memory bounds one task" says own \
 	'iteration 1: needed [0-9]* MiB .* limit of 16 MiB of a task'
-kill -TERM "$pid" 2>/dev/null
+
+# --- the kernel is quicker ---
+
+# A worker whose own limit is not the one that counts: its cgroup's is lower.
+out_of_memory() {
+	local group=/sys/fs/cgroup/memory/taskrt-test-$$
+	mkdir "$group" 2>/dev/null || return 2
+	groups_made+=("$group")
+	echo $((128 << 20)) >"$group/memory.limit_in_bytes" || return 2
+	start crowded sh -c "echo \$\$ >$group/cgroup.procs &&
+		exec $bin/taskrt-worker --coordinator $addr --slots 1 \
+		--name crowded --memory 8G"
+	soon 10 has_workers 2 || return 1
+	slay "$small"
+	soon 10 has_workers 1 || return 1
+	launch oom write:384
+	says oom '^write: code -33 untouched' &&
+		says oom 'iteration 1: lost 4 times, .* on worker crowded: the kernel killed its slot, for memory was short (OOM); the slot had [0-9]* MiB' &&
+		has_workers 1
+}
+groups_made=()
+at_end() {
+	local g
+	for g in "${groups_made[@]}"; do
+		soon 5 rmdir "$g"
+	done
+}
+out_of_memory
+case $? in
+0) ok "a slot that the kernel kills for memory is named, its worker lives" ;;
+2) skip "a slot that the kernel kills for memory" "no memory cgroup to be had" ;;
+*) fail "a slot that the kernel kills for memory is named" "see the logs" ;;
+esac
 exit "$bad"

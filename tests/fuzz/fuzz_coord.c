@@ -441,6 +441,7 @@ say_returned(struct fuzz_in *in, struct peer *p)
 	    .session = x.session,
 	    .run = x.run,
 	    .attempt = x.attempt,
+	    .task = x.lo + fuzz_below(in, 4),
 	    .reason = dsm__str(fuzz_below(in, 2) ? "its slot died" : "")};
 	struct dsm_wbuf w = {0};
 

@@ -329,12 +329,19 @@ stored(struct fake *c, const struct dsm_msg_exec *x)
 }
 
 int
-returned(struct fake *w, const struct dsm_msg_exec *x, const char *reason)
+returned_at(struct fake *w, const struct dsm_msg_exec *x, uint64_t task,
+            const char *reason)
 {
-	const struct dsm_msg_returned m = {x->session, x->run, x->attempt,
+	const struct dsm_msg_returned m = {x->session, x->run, x->attempt, task,
 	                                   dsm__str(reason)};
 
 	return say(w, DSM_MSG_RETURNED, dsm__encode_returned(&w->buf, &m));
+}
+
+int
+returned(struct fake *w, const struct dsm_msg_exec *x, const char *reason)
+{
+	return returned_at(w, x, UINT64_MAX, reason);
 }
 
 /* The client's next VERDICT: 1, 0 when there is none. */

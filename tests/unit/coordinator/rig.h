@@ -87,6 +87,9 @@ int answer_done(struct fake *w, const struct dsm_msg_exec *x,
 int masks_ahead(struct fake *w, const struct dsm_msg_exec *x, uint64_t task,
                 uint64_t addr);
 int stored(struct fake *c, const struct dsm_msg_exec *x);
+/* RETURNED; its slot was lost at that task. */
+int returned_at(struct fake *w, const struct dsm_msg_exec *x, uint64_t task,
+                const char *reason);
 int returned(struct fake *w, const struct dsm_msg_exec *x, const char *reason);
 /* The client's next VERDICT: 1, 0 when there is none. */
 int next_verdict(struct fake *c, struct dsm_msg_verdict *v);

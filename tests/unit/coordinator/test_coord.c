@@ -419,6 +419,57 @@ test_a_run_whose_other_tasks_succeeded_is_not_lost(void)
 	rig_fini(&g);
 }
 
+/* It is tried again alone, until it has used up its retries; the others are done. */
+static void
+test_a_task_at_which_slots_are_lost_is_alone_to_blame(void)
+{
+	struct rig g;
+	struct dsm_msg_exec x;
+	struct dsm_msg_verdict v;
+	struct dsm_rec_failure f;
+	unsigned n_lost = 0;
+
+	rig_init(&g, 1, 1);
+	MUST_OK(launch(&g, .end = 64, .chunk = 64, .retries = 2));
+	while (next_exec(&g.w[0], &x)) {
+		if (x.lo > 37 || x.hi <= 37) {
+			MUST_OK(answer(&g.w[0], &x, 0));
+			continue;
+		}
+		MUST(n_lost == 0 || x.hi == x.lo + 1);
+		n_lost++;
+		MUST_OK(returned_at(&g.w[0], &x, 37, "killed"));
+	}
+	MUST_BE(n_lost, 3);
+	expect_verdict(&g.c, DSM_ETASK, &v);
+	MUST_BE(v.failures.n, 1);
+	MUST_OK(dsm__unpack_failure(&v.failures, 0, &f));
+	MUST_BE(f.task, 37);
+	MUST_BE(f.kind, DSM_FAIL_LOST);
+	MUST(str_has(v.text, "lost 3 times, the last time on worker node0"));
+	rig_fini(&g);
+}
+
+static void
+test_what_all_lost_workers_had_is_named(void)
+{
+	struct rig g;
+	struct dsm_msg_exec x;
+	struct dsm_msg_verdict v;
+
+	rig_init(&g, 2, 1);
+	MUST_OK(launch(&g, .end = 1));
+	MUST(next_exec(&g.w[0], &x));
+	leave(&g.w[0]);
+	MUST(next_exec(&g.w[1], &x));
+	leave(&g.w[1]);
+	coord_tick(g.k, g.now);
+	coord_tick(g.k, g.now + 12 * DSM_SEC);
+	expect_verdict(&g.c, DSM_ECONN, &v);
+	MUST(str_has(v.text, "tasks 0 to 0 were lost 2 times with theirs"));
+	rig_fini(&g);
+}
+
 static void
 test_a_return_without_a_reason_blames_nobody(void)
 {
@@ -1418,7 +1469,9 @@ chaos_answer(struct chaos *h, struct held *a)
 	struct answer r = {0};
 
 	if (dice(h, 8) == 0) {
-		MUST_OK(returned(w, &a->x, dice(h, 2) ? "lost" : ""));
+		MUST_OK(returned_at(
+		    w, &a->x, dice(h, 2) ? a->x.lo + dice(h, 4) : UINT64_MAX,
+		    dice(h, 2) ? "lost" : ""));
 		a->worker = -1;
 		return;
 	}
@@ -1569,6 +1622,8 @@ SUITE(coordinator_coord, "coordinator.coord",
       T(test_a_lost_worker_s_tasks_go_to_another),
       T(test_a_task_lost_too_often_is_a_failure),
       T(test_a_run_whose_other_tasks_succeeded_is_not_lost),
+      T(test_a_task_at_which_slots_are_lost_is_alone_to_blame),
+      T(test_what_all_lost_workers_had_is_named),
       T(test_a_return_without_a_reason_blames_nobody),
       T(test_late_answers_are_dropped),
       T(test_answering_for_another_worker_is_a_protocol_error),
