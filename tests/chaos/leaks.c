@@ -36,8 +36,9 @@ what_is_left(struct world *w, char *text, size_t size)
 		}
 	}
 	snprintf(command, sizeof(command),
-	         "%s/bin/taskrt stat -1 --json --coordinator %s:7100", w->build,
-	         w->ip);
+	         "TASKRT_TOKEN_FILE=%s %s/bin/taskrt stat -1 --json "
+	         "--coordinator %s:7100",
+	         w->tokens, w->build, w->ip);
 	f = popen(command, "re");
 	if (f != NULL) {
 		json[fread(json, 1, sizeof(json) - 1, f)] = '\0';

@@ -100,6 +100,7 @@ plan_make(struct plan *p, uint64_t seed)
 	for (unsigned i = 0; i < p->n_clients; i++)
 		p->relayed[i] = rng_chance(&r, 25);
 	p->heartbeat_ms = (unsigned)rng_range(&r, 60, 140);
+	p->tls = rng_chance(&r, 40);
 	/* Of itself no proxy sees anything. */
 	if (p->profile == PROFILE_SLOTS)
 		p->embedded[0] = rng_chance(&r, 40);

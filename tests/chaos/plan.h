@@ -62,6 +62,7 @@ struct plan {
 	int relayed[CLIENTS_MAX];  /* no data link reaches it */
 	int embedded[CLIENTS_MAX]; /* it has no coordinator */
 	int segv[WORKERS_MAX];     /* faults by SIGSEGV */
+	int tls;                   /* tokens: all connections are encrypted */
 	unsigned heartbeat_ms;
 	struct proxy_odds odds;
 	struct strike strikes[STRIKES_MAX];

@@ -33,6 +33,8 @@ common_env(const struct world *w, struct actor *a)
 
 	actor_env(a, "PATH=%s", path != NULL ? path : "/usr/bin:/bin");
 	actor_env(a, "TMPDIR=%s", w->tmp);
+	if (w->tokens[0] != '\0')
+		actor_env(a, "TASKRT_TOKEN_FILE=%s", w->tokens);
 	if (w->verbose > 1)
 		actor_env(a, "TASKRT_LOG=debug");
 }
@@ -237,6 +239,20 @@ all(const struct world *w, const int *flags)
 
 /* --- the phases of a seed --- */
 
+/* One that may do everything. */
+static int
+make_token(struct world *w)
+{
+	char command[300];
+
+	snprintf(w->tokens, sizeof(w->tokens), "%s/tokens", w->dir);
+	snprintf(command, sizeof(command),
+	         "%s/bin/taskrt token --file %s --words 'client worker admin' "
+	         "new chaos >/dev/null",
+	         w->build, w->tokens);
+	return system(command) == 0 ? 0 : world_fail(w, "no token");
+}
+
 int
 world_begin(struct world *w)
 {
@@ -246,6 +262,8 @@ world_begin(struct world *w)
 	                                .arg = w,
 	                                .verbose = w->verbose};
 
+	if (w->plan.tls && make_token(w) != 0)
+		return -1;
 	if (proxy_create(&pp, &w->proxy) != 0 || start_coordinator(w) != 0)
 		return world_fail(w, "cannot start");
 	while (!log_says(w, &w->coordinator, "listening on")) {

@@ -33,6 +33,7 @@ struct world {
 	struct plan plan;
 	const char *build;
 	char dir[64], tmp[80];
+	char tokens[80]; /* "": none, nothing is encrypted */
 	char ip[32];
 	struct proxy *proxy;
 	struct actor coordinator;
