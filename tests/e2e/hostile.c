@@ -289,7 +289,7 @@ worker(const char *addr, unsigned i)
 		/* In the name of others, whom the EXECs were given to. */
 		for (uint64_t a = 1; a < 40; a++)
 			SAY(c, RETURNED, returned,
-			    {m.session + 9, 1, a, dsm__str("no")});
+			    {m.session + 9, 1, a, a, dsm__str("no")});
 		if (i % 3 == 1)
 			say_hello(c, DSM_ROLE_CLIENT, "", 0,
 			          (struct dsm_blob){0});
