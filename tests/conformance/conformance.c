@@ -343,9 +343,10 @@ conformance_a_large_frame_is_not_read_beyond_its_end(
 	uint8_t *bytes = make_body(0, 16 + LEN + 5);
 	static const uint8_t after[] = {1, 2, 3, 4, 5};
 	uint8_t left[64];
-	struct iovec v = {left, sizeof(left)};
 	struct dsm_frame f;
+	struct iovec v;
 	struct ends e;
+	ssize_t got;
 
 	open_ends(t, LIMIT, &e);
 	put_header(bytes, LEN, DSM_VERSION);
@@ -354,7 +355,12 @@ conformance_a_large_frame_is_not_read_beyond_its_end(
 	memcpy(bytes + 16 + LEN, after, sizeof(after));
 	must_write(&e, bytes, 16 + LEN + 5);
 	must_recv(e.a, 42, LEN);
-	MUST_BE(t->ops->readv(e.a, &v, 1), 5);
+	/* A back-end may give fewer bytes than there are. */
+	for (size_t n = 0; n < sizeof(after); n += (size_t)got) {
+		v = (struct iovec){left + n, sizeof(left) - n};
+		got = t->ops->readv(e.a, &v, 1);
+		MUST(got > 0);
+	}
 	MUST(memcmp(left, after, sizeof(after)) == 0);
 	MUST_BE(dsm__conn_recv(e.a, &f), DSM_EAGAIN);
 	close_ends(&e);
