@@ -21,11 +21,12 @@ struct pour {
 	uint64_t deadline, spin_ns;
 };
 
-static int
-open_pipe(struct dsm_stream *st)
+int
+dsm__stream_prepare(struct dsm_stream *st)
 {
-	if (st->made)
-		return DSM_OK;
+	if (st->made != 0)
+		return st->made > 0 ? DSM_OK : DSM_ESYS;
+	st->made = -1;
 	if (pipe2(st->fds, O_CLOEXEC | O_NONBLOCK) != 0)
 		return DSM_ESYS;
 	/* A smaller one works too, in smaller batches. */
@@ -37,7 +38,7 @@ open_pipe(struct dsm_stream *st)
 void
 dsm__stream_fini(struct dsm_stream *st)
 {
-	if (st->made) {
+	if (st->made > 0) {
 		close(st->fds[0]);
 		close(st->fds[1]);
 	}
@@ -175,7 +176,7 @@ dsm__image_stream(struct dsm_image *im, uint64_t off, uint32_t n,
                   uint64_t spin_ns)
 {
 	struct pour p = {im, off, n, c, st, 0, deadline, spin_ns};
-	int piping = dsm__conn_can_pipe(c) && open_pipe(st) == DSM_OK;
+	int piping = dsm__conn_can_pipe(c) && dsm__stream_prepare(st) == DSM_OK;
 	int err = DSM_OK;
 
 	while (p.n > 0 && err == DSM_OK) {

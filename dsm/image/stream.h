@@ -27,8 +27,8 @@
 
 /* {0} is a valid one. */
 struct dsm_stream {
-	int made;
-	int fds[2];       /* non-blocking, when made */
+	int made;         /* 1: fds are there; -1: they cannot be had */
+	int fds[2];       /* non-blocking */
 	uint64_t n_piped; /* pages that came that way */
 	uint64_t n_viewed;
 	struct dsm_view view;
@@ -43,6 +43,9 @@ struct dsm_stream {
 int dsm__image_stream(struct dsm_image *im, uint64_t off, uint32_t n,
                       struct dsm_conn *c, struct dsm_stream *st,
                       uint64_t deadline, uint64_t spin_ns);
+/* Open the pipe now, for a process that may not later; without it (DSM_ESYS) pages
+ * are copied. */
+int dsm__stream_prepare(struct dsm_stream *st);
 void dsm__stream_fini(struct dsm_stream *st);
 
 #endif

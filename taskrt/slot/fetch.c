@@ -19,8 +19,12 @@ fetch_init(const struct fetch_params *p)
 	keys_fini(&ft.keys);
 	dsm__wbuf_fini(&ft.w);
 	dsm__wbuf_fini(&ft.table);
+	dsm__stream_fini(&ft.stream);
 	free(ft.advice);
 	ft = (struct fetch){.p = *p, .stream.view.base = p->view};
+	/* In the sandbox there are no new descriptors. Without it: copied. */
+	if (dsm__conn_can_pipe(p->data))
+		dsm__stream_prepare(&ft.stream);
 	return DSM_OK;
 }
 
