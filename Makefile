@@ -246,6 +246,22 @@ $(fuzz_of_client): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(fuzz_common) \
 $(B)/tests/fuzz_worker: $(call obj,tests/unit/worker/fakeelf.c)
 $(fuzz): EXTRA_LIBS := $(if $(findstring fuzzer,$(SANITIZE)),-fsanitize=fuzzer)
 
+# --- the slot's system calls: written by a program that is run here ---
+
+mkfilter := $(B)/slot/mkfilter
+filters := $(addprefix $(B)/slot/filter/,early.bpf tcp.bpf verbs.bpf names.txt)
+$(mkfilter): taskrt/filter/mkfilter.c
+	@mkdir -p $(@D)
+	$(call say,CC) $(CC) -std=gnu11 -D_GNU_SOURCE -O1 -MMD -MP $(WARN) \
+		-o $@ $< -lseccomp
+-include $(mkfilter).d
+$(filters): $(mkfilter)
+	@mkdir -p $(@D)
+	$(call say,FILTER) $< $(basename $(@F)) >$@
+$(B)/slot/obj/taskrt/slot/filter_blob.o: $(filters)
+$(B)/slot/obj/taskrt/slot/filter_blob.o: SLOT_CFLAGS += \
+	-Wa,-I$(B)/slot/filter
+
 # --- the slot: two addresses, with and without verbs; images of it ---
 
 $(B)/slot/taskrt-slot-a $(B)/slot/taskrt-slot-b: $(slot_obj) $(slot_plain_obj)

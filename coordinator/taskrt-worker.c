@@ -9,6 +9,7 @@
 #include "worker/memlimit.h"
 #include "options.h"
 #include "rdma.h"
+#include "sandbox.h"
 #include "uplink.h"
 
 #define SLOTS_MAX 4096
@@ -17,6 +18,7 @@ static const char *coordinator, *token_file, *shown_name, *faults;
 static uint64_t n_slots, wait_ms = 30000, drain_ms = 600000;
 static uint64_t memory, task_memory;
 static int once, insecure;
+static struct sandbox_options sandbox;
 static struct rdma_options rdma = {.gid_index = RDMA_ANY_GID};
 
 static const struct opt opts[] = {
@@ -54,6 +56,13 @@ static const struct opt opts[] = {
      "how slots trap missing pages: auto, or segv where userfaultfd is not "
      "wanted",
      OPT_TEXT, &faults, 0, 0},
+    {"--user", NULL, "NAME",
+     "whom slots run as, when the worker is root's (default: the worker's own "
+     "user)",
+     OPT_TEXT, &sandbox.user, 0, 0},
+    {"--no-sandbox", NULL, NULL,
+     "let tasks do all that the worker may: for debugging them", OPT_FLAG,
+     &sandbox.off, 0, 0},
     {"--transport", NULL, "KIND",
      "tcp, verbs (RDMA or nothing), or auto: verbs where it works (default: "
      "TASKRT_TRANSPORT)",
@@ -176,7 +185,7 @@ choose_memory(void)
 
 static int
 work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs,
-     const struct dsm_access *access)
+     const struct dsm_access *access, const struct worker_sandbox *slots)
 {
 	const struct worker_params p = {
 	    .n_slots = (unsigned)n_slots,
@@ -191,6 +200,7 @@ work(struct dsm_loop *loop, struct uplink *up, const struct worker_verbs *verbs,
 	    .tls = access->psk != NULL,
 	    .insecure = insecure,
 	    .verbs = *verbs,
+	    .sandbox = *slots,
 	    .force_segv = faults != NULL && strcmp(faults, "segv") == 0,
 	};
 	struct dsm_error e = {0};
@@ -215,6 +225,7 @@ int
 main(int argc, char **argv)
 {
 	struct worker_verbs verbs = {0};
+	struct worker_sandbox slots = {0};
 	struct uplink_params p = {0};
 	struct dsm_error e = {0};
 	struct dsm_loop *loop;
@@ -242,7 +253,9 @@ main(int argc, char **argv)
 		log_error("cannot start: %s", dsm__strerror(err));
 		return 1;
 	}
-	status = rdma_probe(&rdma, &verbs);
+	status = sandbox_probe(&sandbox, &slots);
+	if (status == 0)
+		status = rdma_probe(&rdma, &verbs);
 	if (status != 0) {
 		dsm__loop_destroy(loop);
 		return status;
@@ -264,7 +277,7 @@ main(int argc, char **argv)
 		dsm__loop_destroy(loop);
 		return 1;
 	}
-	status = work(loop, up, &verbs, &p.access);
+	status = work(loop, up, &verbs, &p.access, &slots);
 	dsm__loop_destroy(loop);
 	uplink_free(up);
 	dsm__access_fini(&p.access);

@@ -19,6 +19,7 @@ _taskrt_value() {
 	--check) echo chunks iterations ;;
 	--log) echo error warn info debug trace ;;
 	--faults) echo auto segv ;;
+	--user) compgen -u ;;
 	*) return 1 ;;
 	esac
 }

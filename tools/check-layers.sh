@@ -10,6 +10,7 @@ declare -A may=(
 	[dsm/transport]="dsm/base dsm/wire"
 	[dsm/heap]="dsm/base dsm/wire dsm/transport"
 	[dsm/image]="dsm/base dsm/wire dsm/transport"
+	[taskrt/filter]="taskrt/slot"
 	[taskrt/slot]="dsm/base dsm/wire dsm/transport dsm/image"
 	[coordinator]="dsm/base dsm/wire dsm/transport dsm/heap dsm/image taskrt/slot"
 	[taskrt/client]="dsm/base dsm/wire dsm/transport dsm/heap dsm/image coordinator taskrt/slot"
@@ -28,6 +29,7 @@ declare -A home=(
 	[uv.h]='dsm/transport/loop.*|coordinator/*|taskrt/client/*'
 	[elfutils]='taskrt/client/debuginfo.c'
 	[dwarf.h]='taskrt/client/debuginfo.c'
+	[seccomp.h]='taskrt/filter/*'
 	[png.h]='examples/*'
 	[CUnit]='tests/*'
 )

@@ -3,7 +3,7 @@
 # (as root; otherwise say which). Does nothing where there is no dpkg.
 set -eu
 
-build="gcc make libc6-dev libdw-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev libibverbs-dev libssl-dev pkg-config"
+build="gcc make libc6-dev libdw-dev libuv1-dev liblz4-dev liburcu-dev libcunit1-dev libpng-dev libibverbs-dev libseccomp-dev libssl-dev pkg-config"
 test="$build binutils iproute2 man-db procps"
 lint="clang-format clang-tidy git mandoc shellcheck"
 deb="binutils debhelper dpkg-dev lintian"

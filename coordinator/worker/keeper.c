@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <sched.h>
@@ -20,6 +21,7 @@
 #include <stddef.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -76,6 +78,66 @@ place_fds(const struct keeper *k)
 	return parked[0];
 }
 
+/*
+ * Credentials are this process's alone although memory is shared, but for one thing:
+ * another user id makes the memory, so the program too, one that only root may look
+ * into. Only root comes here with one.
+ */
+RAWSYS_PLAIN static long
+take_user(const struct spawn_rights *r)
+{
+	long rc = RAWSYS(SYS_setgroups, 0, NULL, 0, 0, 0);
+
+	if (rc == 0)
+		rc = RAWSYS(SYS_setresgid, r->gid, r->gid, r->gid, 0, 0);
+	if (rc == 0)
+		rc = RAWSYS(SYS_setresuid, r->uid, r->uid, r->uid, 0, 0);
+	return rc;
+}
+
+/* Gone for good: with no_new_privs, exec gives root none back. */
+RAWSYS_PLAIN static long
+drop_capabilities(void)
+{
+	struct __user_cap_header_struct h = {.version =
+	                                         _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct none[2] = {{0}}, has[2] = {{0}};
+	long rc = RAWSYS(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+
+	if (rc != 0)
+		return rc;
+	rc = RAWSYS(SYS_capset, &h, none, 0, 0, 0);
+	if (rc == 0)
+		return 0;
+	/* A filter around us may forbid the call; who has none is fine. */
+	h.version = _LINUX_CAPABILITY_VERSION_3;
+	if (RAWSYS(SYS_capget, &h, has, 0, 0, 0) == 0 &&
+	    (has[0].permitted | has[1].permitted) == 0)
+		return 0;
+	return rc;
+}
+
+RAWSYS_PLAIN static long
+give_up_rights(struct keeper *k)
+{
+	const struct spawn_rights *r = &k->request.rights;
+	const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+	long rc;
+
+	RAWSYS(SYS_setsid, 0, 0, 0, 0, 0);
+	/* Refused to who may not lock it anyway. */
+	if (r->locks_memory)
+		RAWSYS(SYS_prlimit64, 0, RLIMIT_MEMLOCK, &all, NULL, 0);
+	if (r->uid != 0) {
+		k->child_step = KEEPER_STEP_USER;
+		rc = take_user(r);
+		if (rc != 0)
+			return rc;
+	}
+	k->child_step = KEEPER_STEP_RIGHTS;
+	return r->none ? drop_capabilities() : 0;
+}
+
 RAWSYS_PLAIN static __attribute__((noinline, noreturn)) void
 child(struct keeper *k)
 {
@@ -83,7 +145,7 @@ child(struct keeper *k)
 	char *envp[1] = {NULL};
 	char *p = k->request.args;
 	uint64_t none = 0;
-	long fd, persona;
+	long fd, persona, rights;
 	unsigned i;
 
 	for (i = 0; i < k->request.n_args; i++) {
@@ -94,6 +156,9 @@ child(struct keeper *k)
 	argv[i] = NULL;
 	k->child_step = KEEPER_STEP_FDS;
 	fd = place_fds(k);
+	rights = fd >= 0 ? give_up_rights(k) : 0;
+	if (rights != 0)
+		fd = rights;
 	if (fd >= 0) {
 		k->child_step = KEEPER_STEP_EXEC;
 		persona = RAWSYS(SYS_personality, 0xffffffff, 0, 0, 0, 0);

@@ -17,6 +17,7 @@ struct keeper_request {
 	uint64_t tag;
 	int32_t pid;
 	uint32_t n_args;
+	struct spawn_rights rights;
 	char args[SPAWN_ARGS_LEN];
 };
 
@@ -34,6 +35,8 @@ enum keeper_step {
 	KEEPER_STEP_NONE,
 	KEEPER_STEP_CLONE,
 	KEEPER_STEP_FDS,
+	KEEPER_STEP_USER,
+	KEEPER_STEP_RIGHTS,
 	KEEPER_STEP_EXEC,
 	KEEPER_STEP_WAIT,
 };

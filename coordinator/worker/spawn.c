@@ -40,6 +40,8 @@ static const char *const step_names[] = {
     [KEEPER_STEP_NONE] = "start",
     [KEEPER_STEP_CLONE] = "clone",
     [KEEPER_STEP_FDS] = "place descriptors",
+    [KEEPER_STEP_USER] = "take the user's id",
+    [KEEPER_STEP_RIGHTS] = "give up privileges",
     [KEEPER_STEP_EXEC] = "exec",
     [KEEPER_STEP_WAIT] = "wait",
 };
@@ -210,7 +212,8 @@ pack_args(struct keeper_request *q, const char *const *args)
 int
 spawner_start(struct spawner *sp, const struct spawn_request *r)
 {
-	struct keeper_request q = {.op = KEEPER_START, .tag = r->tag};
+	struct keeper_request q = {
+	    .op = KEEPER_START, .tag = r->tag, .rights = r->rights};
 	int fds[SPAWN_MAX_FDS + 1];
 	unsigned n = 0;
 	int err;

@@ -8,8 +8,9 @@
  * slots are children of a **keeper**: a process that shares our memory, never
  * execs (wait() does not see it, no SIGCHLD is sent for it), has descriptors and
  * signals of its own and does two things only: start, and reap. It kills what is
- * left and ends when the spawner or the whole program does. The slots are in its
- * process group, so that a Ctrl-C at the terminal goes to the program alone.
+ * left and ends when the spawner or the whole program does. It has a process group,
+ * and each slot a session of its own: a Ctrl-C at the terminal goes to the program
+ * alone, and no slot has a terminal.
  *
  * Requests and replies are messages on a socket: nothing here waits for a process
  * to start. One owner at a time, no locks.
@@ -32,11 +33,22 @@
 
 struct spawner;
 
+/* What a process is started without. */
+struct spawn_rights {
+	/* all capabilities, and ways to more (no_new_privs) */
+	int none;
+	/* unless 0: it runs as this user and group, in no other. We must be root. */
+	uint32_t uid, gid;
+	/* lock memory as we may: the limit stays when the capability goes */
+	int locks_memory;
+};
+
 struct spawn_request {
 	uint64_t tag;                         /* comes back in the reply */
 	int image_fd;                         /* spawn_image */
 	const char *args[SPAWN_MAX_ARGS + 1]; /* argv, ends with NULL */
 	int fds[SPAWN_MAX_FDS];               /* borrowed; -1: not open */
+	struct spawn_rights rights;
 };
 
 enum spawn_reply_kind {

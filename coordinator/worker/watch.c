@@ -17,6 +17,9 @@
  *     second, once a second without a time-out. A slot that is stopped for longer
  *     than STOPPED_MS, and not by a debugger, is ended: its tasks go elsewhere, as
  *     those of a stopped worker do.
+ * A slot that owes an answer and says all the while that it has nothing to do lies, or
+ * has gone wrong: it is killed, too.
+ *
  * CPU time would leave out the time that a task waits for pages or sleeps, and with
  * it tasks that do nothing else.
  */
@@ -36,6 +39,9 @@
 #define CALM_PERIOD_MS 1000u /* without a time-out */
 #define LATE_MS 100u         /* a timer that is so late: we stood still */
 #define STOPPED_MS 5000u
+#define IDLE_MS 1000u /* for a DONE to come after the task */
+/* For the task to begin: the first table of ranges takes time. */
+#define NOT_BEGUN_MS 30000u
 
 static uint64_t
 period(const struct wsession *ss)
@@ -132,6 +138,22 @@ sample(struct wslot *s)
 	}
 }
 
+static void
+look_idle(struct wslot *s, uint64_t passed)
+{
+	int begun = atomic_load(&s->ctl->attempt) == s->out[0].attempt;
+	uint64_t most = begun ? IDLE_MS : NOT_BEGUN_MS;
+
+	/* A queue pair takes its own time to be made. */
+	if (atomic_load(&s->ctl->state) != SLOT_IDLE ||
+	    (s->verbs && !s->connected))
+		s->idled = 0;
+	else
+		s->idled += passed;
+	if (s->idled >= most * DSM_MS)
+		slot_kill(s, KILL_NONSENSE);
+}
+
 /* Stopped slots: what has passed since the last look was not their time. */
 static void
 look(struct wslot *s, uint64_t passed)
@@ -142,6 +164,7 @@ look(struct wslot *s, uint64_t passed)
 
 	if (!is_stopped(state)) {
 		s->stopped = 0;
+		look_idle(s, passed);
 		return;
 	}
 	s->seen_since += passed;

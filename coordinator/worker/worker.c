@@ -3,6 +3,8 @@
 #include "worker_priv.h"
 
 #include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -424,6 +426,24 @@ worker_up_lost(struct worker *w)
 
 /* --- life --- */
 
+/* What a slot maps is private to it. With a descriptor of its own for reading it can
+ * not be anything else. */
+static int
+open_heap(struct worker *w, struct dsm_error *e)
+{
+	char path[40];
+
+	if (w->p.heap_fd < 0)
+		return DSM_OK;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", w->p.heap_fd);
+	w->heap_fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (w->heap_fd < 0)
+		return dsm__fail(e, DSM_ESYS,
+		                 "cannot open the heap for slots: %s: %s", path,
+		                 strerror(errno));
+	return DSM_OK;
+}
+
 int
 worker_create(struct dsm_loop *loop, const struct worker_params *p,
               struct worker **w_p, struct dsm_error *e)
@@ -446,7 +466,12 @@ worker_create(struct dsm_loop *loop, const struct worker_params *p,
 	w->n_oom_kills = oom_kills("");
 	if (gethostname(w->host, sizeof(w->host) - 1) != 0)
 		snprintf(w->host, sizeof(w->host), "?");
-	err = start_spawner(w, e);
+	w->heap_fd = -1;
+	err = open_heap(w, e);
+	if (err == DSM_OK)
+		err = start_spawner(w, e);
+	if (err != DSM_OK && w->heap_fd >= 0)
+		close(w->heap_fd);
 	if (err != DSM_OK) {
 		free(w);
 		return err;
@@ -469,5 +494,7 @@ worker_destroy(struct worker *w)
 	for (unsigned i = 0; i < SLOT_VARIANTS; i++)
 		if (w->image_fd[i] >= 0)
 			close(w->image_fd[i]);
+	if (w->heap_fd >= 0)
+		close(w->heap_fd);
 	free(w);
 }

@@ -43,6 +43,13 @@ struct worker_verbs {
 	char why_not[400]; /* unless usable; "": nobody asked for it */
 };
 
+/* How slots are kept from what is not theirs (taskrt/slot/sandbox.h). All zero: the
+ * sandbox, as our own user. */
+struct worker_sandbox {
+	int off;
+	uint32_t uid, gid; /* 0: our own */
+};
+
 struct worker_params {
 	unsigned n_slots;
 	/* Frames to the coordinator go here. */
@@ -61,8 +68,9 @@ struct worker_params {
 	 * each slot. memory_from: for messages, NULL: the option. */
 	uint64_t memory, task_memory;
 	const char *memory_from;
-	int tls;             /* data links: with the key of their session */
-	int insecure;        /* without: plain TCP beyond loopback is wanted */
+	int tls;      /* data links: with the key of their session */
+	int insecure; /* without: plain TCP beyond loopback is wanted */
+	struct worker_sandbox sandbox;
 	int force_segv;      /* fault back-end segv though uffd works */
 	uint64_t connect_ms; /* for dialling a client, then the relay; 0: 3 s */
 	uint64_t

@@ -54,6 +54,7 @@ void wtimer_close(struct wtimer *t);
 
 struct wexec {
 	uint64_t run, attempt, lo, hi;
+	unsigned n_requeued; /* slots that ended before they began it */
 };
 struct wexec_item {
 	struct wexec x;
@@ -120,6 +121,7 @@ struct wslot {
 	int asked; /* seen: to fail it, at asked_at */
 	uint64_t seen_attempt, seen_current, seen_since, asked_at;
 	uint64_t stopped; /* for so long it has been */
+	uint64_t idled;   /* so long it says it is idle, and owes an answer */
 };
 
 /* wlink.c */
@@ -193,8 +195,9 @@ struct worker {
 	struct spawner *spawner;
 	struct wpoll *spawner_poll;
 	int image_fd[SLOT_VARIANTS]; /* slot programs, -1 until needed */
-	uint64_t clock;              /* for wslot.stamp */
-	int draining;                /* worker_drain */
+	int heap_fd;    /* embedded: the client's heap, for reading; else -1 */
+	uint64_t clock; /* for wslot.stamp */
+	int draining;   /* worker_drain */
 	uint64_t n_oom_kills;        /* oom_kills() as last seen */
 	struct wtimer *memory_timer; /* NULL: no limit yet */
 	unsigned n_over;             /* samples in a row */

@@ -22,6 +22,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* Of an EXEC whose slot has ended and says that it had not begun it. */
+#define REQUEUES_MAX 4
+
 static void
 close_fd(int *fd)
 {
@@ -81,6 +84,7 @@ slot_clear(struct wslot *s)
 	s->recalled = 0;
 	s->seen = 0;
 	s->stopped = 0;
+	s->idled = 0;
 	s->verbs = s->connected = 0;
 	dsm__wbuf_reset(&s->wrote);
 	s->state = WSLOT_NONE;
@@ -88,14 +92,15 @@ slot_clear(struct wslot *s)
 
 /* --- start --- */
 
+/* Sealed: who maps it is not to find it shorter one day (SIGBUS). */
 static int
 memory_file(const char *name, uint64_t size, int *fd_p)
 {
 	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
-	/* The slot has it, too: were it to cut it off, we would meet SIGBUS. */
 	if (fd < 0 || ftruncate(fd, (off_t)size) != 0 ||
-	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) {
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) !=
+	        0) {
 		close_fd(&fd);
 		return DSM_ESYS;
 	}
@@ -140,6 +145,7 @@ open_ctl(struct wslot *s)
 	atomic_store(&s->ctl->evicting, 0);
 	atomic_store(&s->ctl->all_stale, 0);
 	atomic_store(&s->ctl->n_let_go, atomic_load(&s->ctl->n_stale));
+	s->ctl->no_sandbox = (uint32_t)s->ss->w->p.sandbox.off;
 	return DSM_OK;
 }
 
@@ -311,10 +317,14 @@ slot_spawn(struct wslot *s)
 	struct worker *w = ss->w;
 	char number[16], session[24];
 	struct dsm_error e = {0};
-	struct spawn_request r = {
-	    .tag = (uintptr_t)s,
-	    .args = {"taskrt-slot", number, session, transport_arg(s),
-	             s->verbs ? w->p.verbs.choice : NULL}};
+	struct spawn_request r = {.tag = (uintptr_t)s,
+	                          .args = {"taskrt-slot", number, session,
+	                                   transport_arg(s),
+	                                   s->verbs ? w->p.verbs.choice : NULL},
+	                          .rights = {.none = !w->p.sandbox.off,
+	                                     .uid = w->p.sandbox.uid,
+	                                     .gid = w->p.sandbox.gid,
+	                                     .locks_memory = s->verbs}};
 	int err;
 
 	snprintf(number, sizeof(number), "%u", s->number);
@@ -330,7 +340,7 @@ slot_spawn(struct wslot *s)
 	r.fds[SLOT_FD_STATES - SPAWN_FIRST_FD] = ss->image.states_fd;
 	r.fds[SLOT_FD_CTL - SPAWN_FIRST_FD] = s->ctl_fd;
 	r.fds[SLOT_FD_HEAP - SPAWN_FIRST_FD] =
-	    w->p.local_data != NULL ? w->p.heap_fd : -1;
+	    w->p.local_data != NULL ? w->heap_fd : -1;
 	r.fds[SLOT_FD_STAGE - SPAWN_FIRST_FD] = s->stage_fd;
 	err = spawner_start(w->spawner, &r);
 	if (err == DSM_EAGAIN)
@@ -430,6 +440,7 @@ slot_done(struct wslot *s, const struct dsm_frame *f)
 	s->n_out--;
 	s->n_failed_starts = 0;
 	s->seen = 0;
+	s->idled = 0;
 	s->stamp = ++s->ss->w->clock;
 	end_recalled(s);
 }
@@ -561,11 +572,17 @@ struct fate {
 	char text[400]; /* reason */
 };
 
+/* The slot may have been killed in the middle of writing it, or be a task's that has
+ * made it its own: it goes into logs and onto terminals. */
 static const char *
 slot_message(const struct wslot *s)
 {
-	/* The slot may have been killed in the middle of writing it. */
-	s->ctl->message[sizeof(s->ctl->message) - 1] = '\0';
+	char *text = s->ctl->message;
+
+	text[sizeof(s->ctl->message) - 1] = '\0';
+	for (; *text != '\0'; text++)
+		if (*text < ' ' || *text > '~')
+			*text = '?';
 	return s->ctl->message;
 }
 
@@ -608,7 +625,7 @@ judge_our_kill(const struct wslot *s, struct fate *f, int runs)
 	case KILL_NONSENSE:
 	case KILL_CLOSED:
 	case KILL_NOT:
-		f->bad_start = !runs;
+		f->bad_start = !f->begun;
 		say(f, "slot broke its protocol");
 		break;
 	}
@@ -627,6 +644,17 @@ oom_since(struct worker *w)
 static void
 judge_signal(const struct wslot *s, struct fate *f, int sig, int runs)
 {
+	/* The sandbox's doing (taskrt/filter). What the control page says of a
+	 * slot that does such things counts for nothing. */
+	if (sig == SIGSYS && f->begun) {
+		f->fails = DSM_FAIL_FORBIDDEN;
+		say(f,
+		    "made a system call that is never allowed, by way of the "
+		    "slot's code: the sandbox has killed it");
+		log_info("slot %u of session %llu was killed by its sandbox",
+		         s->number, ULL(s->ss->id));
+		return;
+	}
 	if (!runs || sig == SIGKILL) {
 		/* Not the task's doing: the system's memory was short, say. */
 		f->bad_start = !runs;
@@ -752,12 +780,16 @@ settle_execs(struct wslot *s, const struct fate *f)
 		worker_send_returned(ss->w, ss->id, &s->out[0],
 		                     f->runs ? task_at(s) : NO_TASK, f->text);
 	}
-	/* To the head of the queue, so last first. */
+	/* To the head of the queue, so last first. That the first one was not
+	 * begun says the slot alone: it is believed a few times. */
+	if (begun == 0)
+		s->out[0].n_requeued++;
 	for (unsigned i = s->n_out; i-- > begun;)
 		if (s->recalled != 0 && s->out[i].attempt == s->recalled)
 			; /* nobody waits for it */
-		else if (drop)
-			worker_send_returned(ss->w, ss->id, &s->out[i], NO_TASK,
+		else if (drop || s->out[i].n_requeued > REQUEUES_MAX)
+			worker_send_returned(ss->w, ss->id, &s->out[i],
+			                     drop ? NO_TASK : task_at(s),
 			                     f->text);
 		else
 			session_requeue(ss, &s->out[i]);

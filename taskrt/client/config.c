@@ -210,6 +210,12 @@ set_text(struct taskrt__config *c, enum taskrt__setting key, const char *text,
 			return DSM_EINVAL;
 		c->force_segv = text[0] == 's';
 		return DSM_OK;
+	case TASKRT__SET_SANDBOX:
+		*expected_p = "one of on, off";
+		if (strcmp(text, "on") != 0 && strcmp(text, "off") != 0)
+			return DSM_EINVAL;
+		c->no_sandbox = strcmp(text, "off") == 0;
+		return DSM_OK;
 	case TASKRT__SET_VERBS_DEVICE:
 		*expected_p = "the name of an RDMA device, such as mlx5_0";
 		return set_device(c, text);
@@ -478,6 +484,9 @@ taskrt__config_value(const struct taskrt__config *c, enum taskrt__setting key,
 		break;
 	case TASKRT__SET_FAULTS:
 		text = c->force_segv ? "segv" : "auto";
+		break;
+	case TASKRT__SET_SANDBOX:
+		text = c->no_sandbox ? "off" : "on";
 		break;
 	case TASKRT__SET_VERBS_DEVICE:
 		text = c->verbs.device;

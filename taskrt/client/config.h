@@ -44,6 +44,8 @@
 	  "0: no second copies of tasks that run much longer than others")     \
 	X(FAULTS, "faults", "TASKRT_FAULTS",                                   \
 	  "auto, segv: how slots without a coordinator trap missing pages")    \
+	X(SANDBOX, "sandbox", "TASKRT_SANDBOX",                                \
+	  "on, off: for slots without a coordinator; off to debug them")       \
 	X(VERBS_DEVICE, "verbs_device", "TASKRT_VERBS_DEVICE",                 \
 	  "RDMA device, such as mlx5_0; empty: one that works")                \
 	X(VERBS_PORT, "verbs_port", "TASKRT_VERBS_PORT",                       \
@@ -88,6 +90,7 @@ struct taskrt__config {
 	struct dsm_verbs_choice verbs;
 	int force_segv;
 	int copies;
+	int no_sandbox;
 	int check_iterations;
 	char check_log[4096]; /* "": none */
 	int stat;

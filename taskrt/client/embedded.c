@@ -313,8 +313,12 @@ make_worker(struct embedded *x, struct dsm_error *e)
 	    .heap_size = dsm__views_size(s->heap->views),
 	    .connect_ms = s->config->wait_ms,
 	    .force_segv = s->config->force_segv,
+	    .sandbox = {.off = s->config->no_sandbox},
 	};
 
+	if (s->config->no_sandbox)
+		log_warn("TASKRT_SANDBOX=off: tasks can do all that this "
+		         "program may");
 	return worker_create(s->loop, &params, &x->worker, e);
 }
 

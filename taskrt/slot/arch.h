@@ -6,6 +6,7 @@
 #ifndef TASKRT_SLOT_ARCH_H
 #define TASKRT_SLOT_ARCH_H
 
+#include <signal.h>
 #include <stdint.h>
 #include <ucontext.h>
 
@@ -42,6 +43,7 @@ int arch_fault_write(const ucontext_t *uc);
 int arch_fault_exec(const ucontext_t *uc);
 
 /* System call of the client, caught: its arguments, its result. */
+int arch_syscall_is_ours(const siginfo_t *si); /* not 32-bit's */
 uint64_t arch_syscall_arg(const ucontext_t *uc, unsigned i);
 void arch_syscall_return(ucontext_t *uc, int64_t value);
 

@@ -1,6 +1,7 @@
 #include "arch.h"
 
 #include <asm/prctl.h>
+#include <linux/audit.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
@@ -122,6 +123,12 @@ int
 arch_fault_exec(const ucontext_t *uc)
 {
 	return (uc->uc_mcontext.gregs[REG_ERR] & 16) != 0;
+}
+
+int
+arch_syscall_is_ours(const siginfo_t *si)
+{
+	return si->si_arch == AUDIT_ARCH_X86_64;
 }
 
 uint64_t

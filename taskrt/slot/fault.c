@@ -316,10 +316,19 @@ handler(int sig, siginfo_t *si, void *ucv)
 	}
 	if (atomic_load_explicit(&fa.p.ctl->state, memory_order_relaxed) !=
 	    SLOT_RUNNING) {
-		/* Not the client's code: a bug of ours. Say where, die of it. */
+		/* Not the client's code: a bug of ours. Say where, die of it.
+		 * SIGSYS has no default here (sandbox.h). */
 		snprintf(fa.p.ctl->message, sizeof(fa.p.ctl->message),
 		         "slot: signal %d at pc 0x%llx, address %p", sig,
 		         (unsigned long long)arch_pc(uc), si->si_addr);
+		if (sig == SIGSYS) {
+			snprintf(fa.p.ctl->message, sizeof(fa.p.ctl->message),
+			         "slot: system call %d at pc 0x%llx is not on "
+			         "the sandbox's list",
+			         si->si_syscall,
+			         (unsigned long long)arch_pc(uc));
+			_exit(SLOT_EXIT_CRASHED);
+		}
 		signal(sig, SIG_DFL);
 		arch_set_tp(tp);
 		return;

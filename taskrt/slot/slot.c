@@ -7,6 +7,7 @@
  *   EXEC      for each task: task page written, client code called (task.c),
  *             private pages compared and dropped (writeset.c); then WRITES to
  *             the client, DONE to the worker
+ *   before    the sandbox is entered (sandbox.h): no client code runs outside it
  *   end       control stream closed, or a task crashed, or the client is lost
  *
  * One thread, no locks. Errors that end the slot are left as a sentence in the
@@ -31,6 +32,7 @@
 #include "fetch.h"
 #include "hold.h"
 #include "output.h"
+#include "sandbox.h"
 #include "slotctl.h"
 #include "space.h"
 #include "syscalls.h"
@@ -79,6 +81,12 @@ stop(int status, const char *fmt, ...)
 		va_end(ap);
 	}
 	_exit(status);
+}
+
+static int
+is_over_verbs(void)
+{
+	return strcmp(dsm__conn_transport(sl.data), "verbs") == 0;
 }
 
 /* Nothing comes or goes over the data link any more; or what came could not be
@@ -558,12 +566,15 @@ slot_main(void *arg)
 			     strerror(errno));
 		arena_unasked();
 	}
+	if (!sl.ctl->no_sandbox && sandbox_enter(is_over_verbs(), &e) != DSM_OK)
+		stop(SLOT_EXIT_SETUP, "%s", e.text);
 	serve();
 }
 
 int
 main(int argc, char **argv)
 {
+	struct dsm_error e = {0};
 	void *ctl, *stack;
 
 	if (argc != 4 && argc != 5) {
@@ -593,6 +604,8 @@ main(int argc, char **argv)
 		        strerror(errno));
 		return SLOT_EXIT_SETUP;
 	}
+	if (!sl.ctl->no_sandbox && sandbox_early(&e) != DSM_OK)
+		stop(SLOT_EXIT_SETUP, "%s", e.text);
 	stack = zone_stack(MAIN_STACK, DSM_PAGE);
 	if (stack == NULL)
 		stop(SLOT_EXIT_SETUP, "no memory for the slot's stack");

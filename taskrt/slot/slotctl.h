@@ -76,6 +76,8 @@ struct slot_ctl {
 	/* worker, before the start: use the segv fault back-end though the
 	 * kernel has userfaultfd */
 	uint32_t force_segv;
+	/* worker, before the start: the user wants no sandbox (sandbox.h) */
+	uint32_t no_sandbox;
 	/* SLOT_EXIT_DATA: what failed is the queue pair, perhaps not the client */
 	uint32_t fabric_failed;
 	/*

@@ -221,6 +221,21 @@ act(const struct dsm_msg_exec *x)
 	case FAKE_FABRIC:
 		fabric_failed();
 		break;
+	case FAKE_SIGSYS:
+		atomic_store(&ctl->state, SLOT_IDLE);
+		signal(SIGSYS, SIG_DFL);
+		raise(SIGSYS);
+		break;
+	case FAKE_DENIES:
+		atomic_store(&ctl->attempt, UINT64_MAX);
+		exit(SLOT_EXIT_DATA);
+	case FAKE_IDLES:
+		atomic_store(&ctl->state, SLOT_IDLE);
+		hang();
+		break;
+	case FAKE_SPOILS:
+		memset(ctl->message, 0x1b, sizeof(ctl->message));
+		exit(SLOT_EXIT_CRASHED);
 	case FAKE_SLOW:
 		for (; atomic_load(&ctl->current) < last;
 		     atomic_fetch_add(&ctl->current, 1))

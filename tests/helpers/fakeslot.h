@@ -39,6 +39,10 @@ enum fake_act {
 	FAKE_DAMAGE = 1000,  /* crash that is only told in the control page */
 	FAKE_NO_ROOM = 1900, /* the machine's memory is short */
 	FAKE_FABRIC = 1100,  /* its queue pair fails */
+	FAKE_SIGSYS = 1200, /* as the sandbox ends it, in no task by its word */
+	FAKE_DENIES = 1300, /* ends, and says that it had not begun */
+	FAKE_IDLES = 1400,  /* says that it is idle, and no DONE */
+	FAKE_SPOILS = 1500, /* ends, with control characters in its message */
 };
 
 struct fake_facts {

@@ -563,6 +563,63 @@ test_a_signal_in_a_task_is_a_crash(void)
 	rig_fini(&r);
 }
 
+/* Whatever the control page says. */
+static void
+test_a_slot_that_its_sandbox_ends_has_done_what_is_forbidden(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_SIGSYS);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_DONE);
+	MUST_BE(ev->failure.kind, DSM_FAIL_FORBIDDEN);
+	MUST(strstr(ev->text, "sandbox") != NULL);
+	rig_fini(&r);
+}
+
+static void
+test_a_slot_is_not_believed_for_ever_that_it_has_not_begun(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_DENIES);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_RETURNED);
+	MUST(ev->text[0] != '\0'); /* so it counts as lost */
+	rig_fini(&r);
+}
+
+static void
+test_a_slot_that_has_work_and_says_it_is_idle_is_killed(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_IDLES);
+	ev = nth(&r, 1);
+	MUST_BE(ev->type, DSM_MSG_RETURNED);
+	MUST(strstr(ev->text, "protocol") != NULL);
+	rig_fini(&r);
+}
+
+static void
+test_a_slots_message_has_no_control_characters(void)
+{
+	struct rig r;
+	struct event *ev;
+
+	rig_ready(&r);
+	exec(&r, 1, FAKE_SPOILS);
+	ev = nth(&r, 1);
+	MUST(ev->text[0] == '?' && strchr(ev->text, 0x1b) == NULL);
+	rig_fini(&r);
+}
+
 static void
 test_a_sigkill_from_elsewhere_returns_the_task(void)
 {
@@ -1825,6 +1882,10 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_a_crash_without_done_is_told_by_the_control_page),
       T(test_the_control_page_outlives_the_slots_process),
       T(test_a_signal_in_a_task_is_a_crash),
+      T(test_a_slot_that_its_sandbox_ends_has_done_what_is_forbidden),
+      T(test_a_slot_is_not_believed_for_ever_that_it_has_not_begun),
+      T(test_a_slot_that_has_work_and_says_it_is_idle_is_killed),
+      T(test_a_slots_message_has_no_control_characters),
       T(test_a_sigkill_from_elsewhere_returns_the_task),
       T(test_a_second_exec_survives_the_slot_that_died_of_the_first),
       T(test_a_lost_data_link_returns_what_may_not_have_arrived),
