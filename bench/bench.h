@@ -24,6 +24,7 @@
 	X(commit_dense, "launch to commit of 64 MiB written, over TCP")   \
 	X(commit_sparse, "the same, one word in each of 10,000 pages")    \
 	X(run_empty, "launch and join one empty task, embedded")          \
+	X(sandbox, "the same in the sandbox, against without it")         \
 	X(forks_per_s, "empty tasks a second, one bunch, embedded")       \
 	X(for_empty, "10^6 iterations of an empty body, embedded")        \
 	X(local_mandelbrot, "much output, all cores, against OpenMP")     \

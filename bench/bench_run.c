@@ -3,6 +3,8 @@
  * spinning round trips of a short message between two processes over the
  * transport that embedded mode uses: one for the task, one for the verdict.
  *
+ * sandbox: run_empty as it is. Floor: run_empty with TASKRT_SANDBOX=off, in turns.
+ *
  * forks_per_s: empty tasks in one bunch. Floor: 10,000 a second, what a
  * kernel-level remote fork gives from one parent (MITOSIS, OSDI '23).
  */
@@ -128,6 +130,55 @@ bench_run_empty(struct bench_result *r)
 	           value[BATCHES * BATCH / 10] / 1e3,
 	           value[BATCHES * BATCH / 10 * 9] / 1e3);
 	dsm__conn_close(c);
+}
+
+/* In a process of its own: a program's settings are read once. Median in ns. */
+static uint64_t
+launches(uint64_t sandboxed)
+{
+	static int started;
+	const struct taskrt_task task = {nothing, NULL};
+	double ns[BATCH];
+
+	if (!started) {
+		/* The warning is no news here. */
+		setenv("TASKRT_LOG", "error", 0);
+		setenv("TASKRT_SANDBOX", sandboxed ? "on" : "off", 1);
+		bench_session_embedded();
+		started = 1;
+		launches(sandboxed);
+	}
+	for (size_t i = 0; i < BATCH; i++) {
+		uint64_t start = dsm__now();
+		int err = taskrt_run(&task, 1, NULL);
+
+		ns[i] = (double)(dsm__now() - start);
+		bench_ok(err, "an empty task");
+	}
+	return (uint64_t)bench_median(ns, BATCH);
+}
+
+void
+bench_sandbox(struct bench_result *r)
+{
+	struct bench_rival with, without;
+	double in[BATCHES], out[BATCHES];
+
+	bench_rival_start(&with, launches);
+	bench_rival_start(&without, launches);
+	for (size_t i = 0; i < BATCHES; i++) {
+		uint64_t ns;
+
+		bench_rival_run(&with, 1, &ns);
+		in[i] = (double)ns / 1e3;
+		bench_pause_ms(5);
+		bench_rival_run(&without, 0, &ns);
+		out[i] = (double)ns / 1e3;
+		bench_pause_ms(5);
+	}
+	r->value = bench_median(in, BATCHES);
+	r->floor = bench_median(out, BATCHES);
+	r->unit = "us";
 }
 
 void
