@@ -34,6 +34,12 @@ static const struct opt_command command = {
     .opts = opts,
 };
 
+static unsigned long long
+number(const char *object, const char *name)
+{
+	return json_number(json_member(object, name));
+}
+
 static void
 print_workers(const char *list)
 {
@@ -128,6 +134,24 @@ print_links(const char *list)
 	}
 }
 
+/* What the program's arrays cost, if it counts that: TASKRT_STAT=1. */
+static void
+print_costs(const char *list)
+{
+	char what[300];
+
+	if (json_first(list) == NULL)
+		return;
+	printf("    %8s %10s %8s %8s %12s  BY ALLOCATION\n", "FAULTS",
+	       "WAITED ms", "FETCHED", "WRITTEN", "BYTES");
+	for (const char *c = json_first(list); c != NULL; c = json_next(c))
+		printf("    %8llu %10.3f %8llu %8llu %12llu  %s\n",
+		       number(c, "faults"), (double)number(c, "wait_us") / 1e3,
+		       number(c, "pages_fetched"), number(c, "pages_written"),
+		       number(c, "bytes_written"),
+		       json_text(json_member(c, "what"), what, sizeof(what)));
+}
+
 static void
 print_sessions(const char *list)
 {
@@ -154,6 +178,7 @@ print_sessions(const char *list)
 		    (unsigned long long)json_number(json_member(s, "runs")),
 		    run);
 		print_links(links);
+		print_costs(json_member(s, "costs"));
 	}
 }
 

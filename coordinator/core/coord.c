@@ -501,6 +501,8 @@ on_frame(struct coord *k, struct coord_peer *p, const struct dsm_frame *f)
 			return coord__run_stored(p->session, f);
 		case DSM_MSG_CANCEL:
 			return coord__run_cancel(p->session, f);
+		case DSM_MSG_COSTS:
+			return coord__session_costs(p->session, f);
 		default:
 			break;
 		}

@@ -151,8 +151,9 @@ struct session {
 	uint32_t n_advice;
 	uint64_t last_run;
 	uint64_t next_attempt;
-	uint64_t last_exec; /* coord.serial */
-	struct run *run;    /* in flight, or NULL */
+	uint64_t last_exec;    /* coord.serial */
+	struct run *run;       /* in flight, or NULL */
+	struct dsm_wbuf costs; /* its last COSTS, checked; may be empty */
 };
 
 int coord__session_create(struct coord *k, struct coord_peer *client,
@@ -160,6 +161,11 @@ int coord__session_create(struct coord *k, struct coord_peer *client,
                           struct session **s_p);
 /* SESSION_END to its workers; ends its run without a verdict. */
 void coord__session_destroy(struct session *s);
+/* costs.c: a client's COSTS; its i-th line, with what it is about: how many lines are
+ * left from there, 0: none. */
+int coord__session_costs(struct session *s, const struct dsm_frame *f);
+size_t coord__session_cost(const struct session *s, size_t i,
+                           struct dsm_rec_cost *r_p, char *what, size_t size);
 struct session *coord__session_find(struct coord *k, uint64_t id);
 /* Pair the session with a worker: TOLD and the run in flight, or UNFIT. */
 int coord__session_meet(struct session *s, struct worker_peer *w);

@@ -73,6 +73,7 @@ coord__session_destroy(struct session *s)
 	coord__user_put(k, s->user);
 	free(s->table);
 	dsm__wbuf_fini(&s->advice);
+	dsm__wbuf_fini(&s->costs);
 	free(s);
 }
 

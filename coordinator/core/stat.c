@@ -208,6 +208,32 @@ put_links(struct json *j, const struct session *s, unsigned *left_out)
 	putf(j, "]");
 }
 
+/* What its arrays cost, where it counts that (TASKRT_STAT). */
+static void
+put_costs(struct json *j, const struct session *s, unsigned *left_out)
+{
+	struct dsm_rec_cost r;
+	char what[300];
+	unsigned n = 0;
+
+	putf(j, ",\"costs\":[");
+	for (size_t i = 0;
+	     coord__session_cost(s, i, &r, what, sizeof(what)) > 0; i++) {
+		if (!next_entry(j, &n, left_out))
+			continue;
+		putf(j, "{\"what\":");
+		put_string(j, what);
+		putf(j,
+		     ",\"size\":%" PRIu64 ",\"faults\":%" PRIu64
+		     ",\"wait_us\":%" PRIu64 ",\"pages_fetched\":%" PRIu64
+		     ",\"pages_written\":%" PRIu64 ",\"bytes_written\":%" PRIu64
+		     "}",
+		     r.size, r.faults, r.wait_ns / 1000, r.fetched, r.written,
+		     r.bytes);
+	}
+	putf(j, "]");
+}
+
 static void
 put_session(struct json *j, const struct session *s, uint64_t now,
             unsigned *left_out)
@@ -239,6 +265,7 @@ put_session(struct json *j, const struct session *s, uint64_t now,
 	else
 		putf(j, "null");
 	put_links(j, s, left_out);
+	put_costs(j, s, left_out);
 	putf(j, "}");
 }
 

@@ -356,6 +356,21 @@ dsm__places_check(const struct dsm_array *places)
 }
 
 int
+dsm__costs_check(const struct dsm_msg_costs *m)
+{
+	struct dsm_rec_cost r;
+
+	if (m->costs.n > DSM_COSTS_MAX || m->texts.len > DSM_COSTS_TEXT)
+		return DSM_EPROTO;
+	for (uint32_t i = 0; i < m->costs.n; i++)
+		if (dsm__unpack_cost(&m->costs, i, &r) != DSM_OK ||
+		    r.text_off > m->texts.len ||
+		    r.text_len > m->texts.len - r.text_off)
+			return DSM_EPROTO;
+	return DSM_OK;
+}
+
+int
 dsm__counters_pack(struct dsm_wbuf *w, const void *counters)
 {
 	const uint64_t *c = counters;

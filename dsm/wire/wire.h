@@ -70,7 +70,9 @@ enum dsm_run_mode {
 #define DSM_RUN_FETCHED 16u   /* say FETCHED */
 #define DSM_RUN_NO_COPIES 32u /* no second copies of tasks that are late */
 #define DSM_FETCHED_MAX 512u  /* records in one FETCHED */
-#define DSM_ADVICE_MAX 1024u  /* advice records in one RUN */
+#define DSM_COSTS_MAX 16u     /* records in COSTS, and bytes of its texts */
+#define DSM_COSTS_TEXT 4096u
+#define DSM_ADVICE_MAX 1024u /* advice records in one RUN */
 #define DSM_WRITES_LAST 1u
 /* HELLO offers, WELCOME answers with those in use. */
 #define DSM_FEATURE_VERBS UINT64_C(1) /* data link: QP may follow */
@@ -169,6 +171,8 @@ char *dsm__str_copy(char *buf, size_t size, struct dsm_str s);
 struct dsm_str dsm__str(const char *s);
 /* The places of a FETCHED make sense: DSM_OK, or DSM_EPROTO. */
 int dsm__places_check(const struct dsm_array *places);
+/* The same of a COSTS. */
+int dsm__costs_check(const struct dsm_msg_costs *m);
 /* Counters <-> BLOB. Decoding accepts fewer counters than we know (0 for the
  * rest) and more (ignored): an older or newer peer. */
 int dsm__counters_pack(struct dsm_wbuf *w, const void *counters);

@@ -4,12 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../dsm/base/clock.h"
 #include "../../dsm/base/page.h"
 #include "../../dsm/heap/heap.h"
 #include "../../dsm/heap/sizeclass.h"
 #include "debuginfo.h"
 
 #define SHOWN 10u
+#define TELL_MS 100 /* at least, between two COSTS */
 
 /* --- rows --- */
 
@@ -112,7 +114,7 @@ taskrt__costs_written(void *costs, uint64_t addr, uint64_t len)
 	}
 }
 
-/* --- for people --- */
+/* --- the dearest, as lines --- */
 
 /* A page that was waited for is dearer than one that is sent back. */
 static uint64_t
@@ -123,8 +125,15 @@ weight(const struct taskrt__cost *c)
 
 struct entry {
 	uint64_t weight;
-	const struct taskrt__cost_row *row;
+	struct taskrt__cost_row *row;
 };
+
+struct line {
+	struct taskrt__cost cost;
+	uint64_t size; /* 0: a sum */
+	char what[256];
+};
+#define LINES_MAX (SHOWN + TASKRT__N_COSTS)
 
 static int
 dearer_first(const void *a, const void *b)
@@ -136,72 +145,54 @@ dearer_first(const void *a, const void *b)
 	return (x->row->base > y->row->base) - (x->row->base < y->row->base);
 }
 
+/* Once for each: debug information is slow to open. */
 static void
-print_cost(FILE *f, const struct taskrt__cost *c)
+name_rows(struct entry *v, uint32_t n)
 {
-	fprintf(f,
-	        "  %8" PRIu64 " %10.3f %8" PRIu64 " %8" PRIu64 " %12" PRIu64
-	        "  ",
-	        c->faults, (double)c->wait_ns / 1e6, c->fetched, c->written,
-	        c->bytes);
+	struct taskrt__debuginfo *d = NULL;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct taskrt__cost_row *r = v[i].row;
+
+		if (r->named)
+			continue;
+		if (d == NULL)
+			d = taskrt__debuginfo_open();
+		/* The return address belongs to the call before it. */
+		taskrt__debuginfo_code(d, (uintptr_t)r->return_address - 1,
+		                       r->by, sizeof(r->by));
+		r->named = 1;
+	}
+	if (d != NULL)
+		taskrt__debuginfo_close(d);
 }
 
 static void
-print_row(FILE *f, const struct taskrt__cost_row *r,
-          struct taskrt__debuginfo *d)
+add(struct taskrt__cost *to, const struct taskrt__cost *k)
 {
-	char by[200];
-
-	print_cost(f, &r->cost);
-	/* The return address belongs to the call before it. */
-	taskrt__debuginfo_code(d, (uintptr_t)r->return_address - 1, by,
-	                       sizeof(by));
-	fprintf(f, "%s of %zu bytes%s%s\n",
-	        r->label[0] != '\0' ? r->label : "block", r->size,
-	        by[0] != '\0' ? ", allocated in " : "", by);
+	to->faults += k->faults;
+	to->wait_ns += k->wait_ns;
+	to->fetched += k->fetched;
+	to->written += k->written;
+	to->bytes += k->bytes;
 }
 
 static void
-print_sum(FILE *f, const struct taskrt__cost *c, const char *what)
+put_sum(struct line *v, size_t *n, const struct taskrt__cost *c,
+        const char *what)
 {
+	struct line *l = &v[*n];
+
 	if (weight(c) == 0)
 		return;
-	print_cost(f, c);
-	fprintf(f, "%s\n", what);
+	l->cost = *c;
+	l->size = 0;
+	snprintf(l->what, sizeof(l->what), "%s", what);
+	++*n;
 }
 
-static void
-print_rows(FILE *f, const struct taskrt__costs *c)
-{
-	struct entry v[TASKRT__COST_ROWS];
-	struct taskrt__cost rest = c->sums[TASKRT__COST_OTHERS];
-	struct taskrt__debuginfo *d = taskrt__debuginfo_open();
-	uint32_t n = 0;
-
-	for (uint32_t i = 0; i < TASKRT__COST_ROWS; i++)
-		if (c->rows[i].base != NULL)
-			v[n++] = (struct entry){weight(&c->rows[i].cost),
-			                        &c->rows[i]};
-	qsort(v, n, sizeof(*v), dearer_first);
-	for (uint32_t i = 0; i < n; i++) {
-		const struct taskrt__cost *k = &v[i].row->cost;
-
-		if (i < SHOWN) {
-			print_row(f, v[i].row, d);
-			continue;
-		}
-		rest.faults += k->faults;
-		rest.wait_ns += k->wait_ns;
-		rest.fetched += k->fetched;
-		rest.written += k->written;
-		rest.bytes += k->bytes;
-	}
-	taskrt__debuginfo_close(d);
-	print_sum(f, &rest, "other blocks");
-}
-
-void
-taskrt__costs_print(FILE *f, const struct taskrt__costs *c, int heap_shared)
+static size_t
+make_lines(struct taskrt__costs *c, struct line v[LINES_MAX])
 {
 	static const char *const names[] = {
 	    [TASKRT__COST_SMALL] = "blocks of up to 2048 bytes",
@@ -210,12 +201,48 @@ taskrt__costs_print(FILE *f, const struct taskrt__costs *c, int heap_shared)
 	         "themselves, freed, read ahead)"),
 	    [TASKRT__COST_OUTSIDE] = "globals, stacks, code",
 	};
-	uint64_t any = c->n_rows;
+	struct entry rows[TASKRT__COST_ROWS];
+	struct taskrt__cost rest = c->sums[TASKRT__COST_OTHERS];
+	uint32_t n_rows = 0;
+	size_t n = 0;
 
 	_Static_assert(DSM_SMALL_MAX == 2048, "the text above says so");
-	for (size_t i = 0; i < TASKRT__N_COSTS; i++)
-		any += weight(&c->sums[i]);
-	if (any == 0)
+	for (uint32_t i = 0; i < TASKRT__COST_ROWS; i++)
+		if (c->rows[i].base != NULL)
+			rows[n_rows++] = (struct entry){
+			    weight(&c->rows[i].cost), &c->rows[i]};
+	qsort(rows, n_rows, sizeof(*rows), dearer_first);
+	name_rows(rows, n_rows < SHOWN ? n_rows : SHOWN);
+	for (uint32_t i = 0; i < n_rows; i++) {
+		const struct taskrt__cost_row *r = rows[i].row;
+		struct line *l = &v[n];
+
+		if (i >= SHOWN) {
+			add(&rest, &r->cost);
+			continue;
+		}
+		l->cost = r->cost;
+		l->size = r->size;
+		snprintf(l->what, sizeof(l->what), "%s of %zu bytes%s%s",
+		         r->label[0] != '\0' ? r->label : "block", r->size,
+		         r->by[0] != '\0' ? ", allocated in " : "", r->by);
+		n++;
+	}
+	put_sum(v, &n, &rest, "other blocks");
+	for (size_t i = 0; i < TASKRT__COST_OTHERS; i++)
+		put_sum(v, &n, &c->sums[i], names[i]);
+	return n;
+}
+
+/* --- for people --- */
+
+void
+taskrt__costs_print(FILE *f, struct taskrt__costs *c, int heap_shared)
+{
+	struct line v[LINES_MAX];
+	size_t n = make_lines(c, v);
+
+	if (n == 0)
 		return;
 	fprintf(f, "by allocation%s\n",
 	        heap_shared ? " (slots of this machine share the heap: of it, "
@@ -223,7 +250,68 @@ taskrt__costs_print(FILE *f, const struct taskrt__costs *c, int heap_shared)
 	                    : "");
 	fprintf(f, "  %8s %10s %8s %8s %12s\n", "FAULTS", "WAITED ms",
 	        "FETCHED", "WRITTEN", "BYTES");
-	print_rows(f, c);
-	for (size_t i = 0; i < TASKRT__COST_OTHERS; i++)
-		print_sum(f, &c->sums[i], names[i]);
+	for (size_t i = 0; i < n; i++) {
+		const struct taskrt__cost *k = &v[i].cost;
+
+		fprintf(f,
+		        "  %8" PRIu64 " %10.3f %8" PRIu64 " %8" PRIu64
+		        " %12" PRIu64 "  %s\n",
+		        k->faults, (double)k->wait_ns / 1e6, k->fetched,
+		        k->written, k->bytes, v[i].what);
+	}
+}
+
+/* --- for `taskrt stat` --- */
+
+static int
+pack_lines(const struct line *v, size_t n, struct dsm_wbuf *costs,
+           struct dsm_wbuf *texts)
+{
+	int err = DSM_OK;
+
+	_Static_assert(LINES_MAX <= DSM_COSTS_MAX &&
+	                   LINES_MAX * sizeof(v->what) <= DSM_COSTS_TEXT,
+	               "they fit into a COSTS");
+	for (size_t i = 0; i < n && err == DSM_OK; i++) {
+		const struct taskrt__cost *k = &v[i].cost;
+		const struct dsm_rec_cost r = {
+		    .faults = k->faults,
+		    .wait_ns = k->wait_ns,
+		    .fetched = k->fetched,
+		    .written = k->written,
+		    .bytes = k->bytes,
+		    .size = v[i].size,
+		    .text_off = (uint32_t)texts->len,
+		    .text_len = (uint32_t)strlen(v[i].what),
+		};
+
+		err = dsm__wbuf_put(texts, v[i].what, r.text_len);
+		if (err == DSM_OK)
+			err = dsm__pack_cost(costs, &r);
+	}
+	return err;
+}
+
+int
+taskrt__costs_encode(struct taskrt__costs *c, uint64_t run, struct dsm_wbuf *w)
+{
+	uint64_t now = dsm__now();
+	struct dsm_wbuf costs = {0}, texts = {0};
+	struct line v[LINES_MAX];
+	struct dsm_msg_costs m = {.run = run};
+	size_t n;
+	int err;
+
+	if (c->told_at != 0 && now - c->told_at < TELL_MS * DSM_MS)
+		return DSM_EAGAIN;
+	c->told_at = now;
+	n = make_lines(c, v);
+	err = pack_lines(v, n, &costs, &texts);
+	m.costs = (struct dsm_array){costs.ptr, (uint32_t)n};
+	m.texts = (struct dsm_blob){texts.ptr, (uint32_t)texts.len};
+	if (err == DSM_OK)
+		err = dsm__encode_costs(w, &m);
+	dsm__wbuf_fini(&costs);
+	dsm__wbuf_fini(&texts);
+	return err;
 }

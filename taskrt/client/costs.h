@@ -29,6 +29,8 @@ struct taskrt__cost_row {
 	size_t size;
 	const void *return_address;
 	char label[DSM_LABEL_MAX];
+	int named;    /* by was looked for */
+	char by[160]; /* function and line that allocated it, or "" */
 };
 
 enum taskrt__cost_kind {
@@ -43,6 +45,7 @@ struct taskrt__costs {
 	struct taskrt__cost_row rows[TASKRT__COST_ROWS]; /* hashed by base */
 	uint32_t n_rows;
 	struct taskrt__cost sums[TASKRT__N_COSTS];
+	uint64_t told_at; /* to the coordinator; 0: never */
 };
 
 /* The places of a FETCHED that dsm__places_check has passed. */
@@ -50,9 +53,15 @@ void taskrt__costs_fetched(struct taskrt__costs *c,
                            const struct dsm_array *places);
 /* A task wrote len bytes at addr. costs: as dsm__stage_each wants it. */
 void taskrt__costs_written(void *costs, uint64_t addr, uint64_t len);
+/*
+ * The same as a COSTS of the run: DSM_OK, DSM_ENOMEM, or DSM_EAGAIN: the last one was
+ * told a moment ago. Looks into debug information for blocks that are new among the
+ * dearest, which may take a tenth of a second.
+ */
+int taskrt__costs_encode(struct taskrt__costs *c, uint64_t run,
+                         struct dsm_wbuf *w);
 /* The dearest, and the sum of the rest. heap_shared: slots have the heap itself.
  * Nothing when there was nothing. */
-void taskrt__costs_print(FILE *f, const struct taskrt__costs *c,
-                         int heap_shared);
+void taskrt__costs_print(FILE *f, struct taskrt__costs *c, int heap_shared);
 
 #endif

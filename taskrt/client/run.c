@@ -134,6 +134,24 @@ is_over(void *arg)
 	return run->over;
 }
 
+/* Nobody can ask a program that is its own coordinator. */
+static void
+tell_costs(struct taskrt_run *run)
+{
+	struct taskrt__session *s = run->session;
+	struct dsm_wbuf w = {0};
+	int err;
+
+	if (run->costs == NULL || s->config->coordinator[0] == '\0')
+		return;
+	err = taskrt__costs_encode(run->costs, run->id, &w);
+	if (err == DSM_EAGAIN)
+		return;
+	dsm__loop_lock(s->loop);
+	taskrt__session_send(s, DSM_MSG_COSTS, &w, err);
+	dsm__loop_unlock(s->loop);
+}
+
 void
 taskrt__run_finish(struct taskrt__client *c)
 {
@@ -173,6 +191,7 @@ taskrt__run_finish(struct taskrt__client *c)
 		taskrt__stagemap_shrink(s);
 		dsm__loop_unlock(s->loop);
 	}
+	tell_costs(run);
 	dsm__wbuf_fini(&run->verdict);
 	pthread_mutex_lock(&c->session_lock);
 	run->session = NULL;

@@ -133,6 +133,15 @@ check "costs by allocation: nothing was written there" \
 check "costs by allocation: each page of the other one was written" \
 	cost_is arrays stored 4 512 512
 check "costs by allocation: a word in each" cost_is arrays stored 5 4096 4096
+start asked env TASKRT_COORDINATOR="$addr" TASKRT_STAT=1 "$program" arrays \
+	"await:$tmp/asked"
+asked=$pid
+check "costs by allocation: taskrt stat --json has them while the program lives" \
+	soon 10 state_has '"what":"stored of 2097152 bytes[^}]*"pages_written":512,'
+check "costs by allocation: taskrt stat shows them" eval \
+	"$bin/taskrt stat -1 -c $addr | grep -q ' 512 .* scanned of 2097152 bytes'"
+touch "$tmp/asked"
+check "costs by allocation: the program is right with that" ends_with 0 "$asked"
 start no-arrays env TASKRT_COORDINATOR="$addr" "$program" arrays
 check "without TASKRT_STAT nobody is told" eval \
 	"ends_with 0 $pid && ! says no-arrays 'by allocation'"
