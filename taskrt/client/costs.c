@@ -61,7 +61,9 @@ cost_of(struct taskrt__costs *c, uint64_t addr, uint64_t *end_p)
 		return &c->sums[TASKRT__COST_FREE];
 	if (b.size <= DSM_SMALL_MAX)
 		return &c->sums[TASKRT__COST_SMALL];
-	*end_p = (uintptr_t)b.base + b.size;
+	/* Behind its end its last page is its own, too. */
+	if ((uintptr_t)b.base + b.size > addr)
+		*end_p = (uintptr_t)b.base + b.size;
 	return row_of(c, &b);
 }
 

@@ -115,6 +115,22 @@ test_written_bytes_count_where_they_are_and_a_page_once(void)
 	end();
 }
 
+/* A page is a block's to its end, but the block may end before. */
+static void
+test_what_lies_behind_the_end_of_a_block_is_gone_over(void)
+{
+	char *a = dsm_malloc(5000);
+
+	begin();
+	MUST_OK(dsm_name(a, "target"));
+	taskrt__costs_written(costs, at(a, 0), 2 * DSM_PAGE);
+	taskrt__costs_written(costs, at(a, 0) + 5000, 8);
+	print(0);
+	MUST(has_line("target of 5000 bytes", 0, 0, 2, 8200));
+	dsm_free(a);
+	end();
+}
+
 static void
 test_small_blocks_share_a_row_and_so_does_what_is_in_none(void)
 {
@@ -171,6 +187,7 @@ test_where_there_was_nothing_nothing_is_said(void)
 SUITE(taskrt_client_costs, "taskrt.client.costs",
       T(test_pages_that_came_together_are_split_between_their_blocks),
       T(test_written_bytes_count_where_they_are_and_a_page_once),
+      T(test_what_lies_behind_the_end_of_a_block_is_gone_over),
       T(test_small_blocks_share_a_row_and_so_does_what_is_in_none),
       T(test_the_dearest_are_shown_and_the_rest_summed),
       T(test_where_there_was_nothing_nothing_is_said));
