@@ -205,7 +205,8 @@ $(B)/lib/%.so: $(B)/lib/%.so.0
 $(programs) $(unit) $(e2e) $(behaviour) $(fuzz) $(chaos) $(chaos_programs) \
 	$(examples) $(bench):
 	@mkdir -p $(@D)
-	$(call say,LD) $(LINKER) -o $@ $^ $(ALL_LDFLAGS) $(EXTRA_LIBS) \
+	$(call say,LD) $(LINKER) -o $@ $(filter-out %.a,$^) \
+		$(filter %.a,$^) $(ALL_LDFLAGS) $(EXTRA_LIBS) \
 		$(DSM_LIBS)
 LINKER = $(CC)
 $(cxx_programs): LINKER = $(CXX)
@@ -236,7 +237,7 @@ $(call obj,$(example_src) $(example_common) $(bench_src)): \
 fuzz_driver := $(if $(findstring fuzzer,$(SANITIZE)),,tests/fuzz/driver.c)
 fuzz_common := $(call obj,$(fuzz_driver) tests/fuzz/fuzz.c)
 fuzz_of_cores := $(filter $(addprefix %/fuzz_,coord server worker),$(fuzz))
-fuzz_of_client := $(filter $(addprefix %/fuzz_,client),$(fuzz))
+fuzz_of_client := $(filter $(addprefix %/fuzz_,client text),$(fuzz))
 $(filter-out $(fuzz_of_cores) $(fuzz_of_client),$(fuzz)): $(B)/tests/%: \
 	$(B)/obj/tests/fuzz/%.o $(fuzz_common) $(libdsm)
 $(fuzz_of_cores): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(fuzz_common) \
@@ -244,6 +245,9 @@ $(fuzz_of_cores): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(fuzz_common) \
 $(fuzz_of_client): $(B)/tests/%: $(B)/obj/tests/fuzz/%.o $(fuzz_common) \
 	$(libinternal) $(libdsm)
 $(B)/tests/fuzz_worker: $(call obj,tests/unit/worker/fakeelf.c)
+$(B)/tests/fuzz_server: $(call obj,$(daemon_src))
+$(B)/tests/fuzz_text: $(call obj,coordinator/options.c tools/json.c)
+$(B)/tests/fuzz_fetch: $(call obj,$(filter taskrt/slot/%,$(test_src)))
 $(fuzz): EXTRA_LIBS := $(if $(findstring fuzzer,$(SANITIZE)),-fsanitize=fuzzer)
 
 # --- the slot's system calls: written by a program that is run here ---

@@ -33,7 +33,7 @@
 
 struct slot {
 	struct dsm_conn *conn; /* its end; NULL: not connected */
-	uint64_t loan;
+	uint64_t loan, loan_len, stamp;
 	uint32_t parts[N_ATTEMPTS]; /* of WRITES that it has sent */
 };
 
@@ -92,7 +92,7 @@ setup_once(void)
 	/* What tasks print. */
 	FUZZ_MUST(null >= 0 && dup2(null, STDOUT_FILENO) >= 0);
 	close(null);
-	FUZZ_MUST(dsm__heap_set_size(UINT64_C(4) << 30) == DSM_OK);
+	FUZZ_MUST(dsm__heap_set_size(UINT64_C(64) << 30) == DSM_OK);
 	FUZZ_MUST(taskrt__config_load(&client.config, NULL, none, &e) ==
 	          DSM_OK);
 	client.configured = 1;
@@ -197,6 +197,8 @@ hear(struct slot *sl)
 		    dsm__decode_loan(f.body, f.len, &loan) == DSM_OK &&
 		    loan.len > 0) {
 			sl->loan = loan.base;
+			sl->loan_len = loan.len;
+			sl->stamp = loan.stamp;
 			fuzz_pool_put(&pool, loan.base);
 			fuzz_pool_put(&pool, loan.stamp);
 		}
@@ -334,6 +336,83 @@ slot_writes(struct fuzz_in *in, struct slot *sl)
 	slot_send(sl, DSM_MSG_WRITES, &w);
 	dsm__wbuf_fini(&packed);
 	dsm__wbuf_fini(&marks);
+}
+
+/*
+ * What a task that allocates leaves in the range that its slot has borrowed: an arena
+ * as it should be, but for some bytes of its metadata. Made where it will lie, then
+ * taken away again: it comes back by a commit.
+ */
+static void
+make_arena(struct fuzz_in *in, const struct slot *sl, uint8_t *copy)
+{
+	static uint64_t state[DSM_PAGE / 8] __attribute__((aligned(64)));
+	static const size_t sizes[] = {1, 24, 100, 2000, 5000, 20000};
+	uint8_t *base = (uint8_t *)(uintptr_t)sl->loan;
+	struct dsm_task_arena *ta;
+	void *last = NULL, *p;
+
+	FUZZ_MUST(dsm__task_arena_init(state, sizeof(state), base,
+	                               DSM_TASK_ARENA_MIN, false, sl->stamp,
+	                               &ta) == DSM_OK);
+	for (uint32_t n = 1 + fuzz_below(in, 6); n > 0; n--) {
+		p = dsm__task_malloc(ta, sizes[fuzz_below(in, 6)], NULL);
+		if (fuzz_below(in, 3) == 2)
+			dsm__task_free(ta, last);
+		last = p;
+	}
+	dsm__task_arena_seal(ta);
+	memcpy(copy, base, DSM_TASK_ARENA_MIN);
+	memset(base, 0, DSM_TASK_ARENA_MIN);
+	for (uint32_t n = fuzz_below(in, 4); n > 0; n--) {
+		/* Of the last page, where header and map are, or near it. */
+		uint64_t back = 8 * (1 + fuzz_raw(in, 2) % 1024);
+		uint64_t v = fuzz_value(in, &pool);
+
+		memcpy(copy + DSM_TASK_ARENA_MIN - back, &v, sizeof(v));
+	}
+}
+
+static void
+slot_leaves_arena(struct fuzz_in *in, struct slot *sl)
+{
+	static uint8_t copy[DSM_TASK_ARENA_MIN];
+	uint32_t attempt = fuzz_below(in, N_ATTEMPTS);
+	uint64_t head = sl->loan >> DSM_PAGE_SHIFT << 4; /* WHOLE */
+	uint32_t n = DSM_TASK_ARENA_MIN / DSM_PAGE;
+	struct dsm_wbuf w = {0}, mask = {0}, packed = {0};
+	struct dsm_msg_writes m = {
+	    .run = 1,
+	    .attempt = 1 + attempt,
+	    .flags = DSM_WRITES_LAST,
+	    .part = sl->parts[attempt]++,
+	};
+
+	if (sl->loan == 0 || sl->loan_len < DSM_TASK_ARENA_MIN)
+		return;
+	make_arena(in, sl, copy);
+	FUZZ_MUST(dsm__wbuf_put(&mask, &head, sizeof(head)) == DSM_OK);
+	FUZZ_MUST(dsm__wbuf_put(&mask, &n, sizeof(n)) == DSM_OK);
+	FUZZ_MUST(dsm__squeeze(&packed, mask.ptr, mask.len, 0) == DSM_OK);
+	FUZZ_MUST(dsm__squeeze(&packed, copy, sizeof(copy), 1) == DSM_OK);
+	m.packed = (struct dsm_blob){packed.ptr, (uint32_t)packed.len};
+	FUZZ_MUST(dsm__encode_writes(&w, &m) == DSM_OK);
+	slot_send(sl, DSM_MSG_WRITES, &w);
+	dsm__wbuf_fini(&mask);
+	dsm__wbuf_fini(&packed);
+}
+
+/* The program frees what tasks have allocated, where it can be found. */
+static void
+free_blocks(uint64_t loan)
+{
+	for (uint64_t at = loan; at < loan + DSM_TASK_ARENA_MIN; at += 16) {
+		struct dsm_alloc_info b;
+		void *p = (void *)(uintptr_t)at;
+
+		if (dsm__heap_find(p, &b) && b.base == p)
+			dsm_free(p);
+	}
 }
 
 static void
@@ -535,6 +614,9 @@ step(struct fuzz_in *in)
 		verdict(in);
 		break;
 	case 12:
+		slot_leaves_arena(in, sl);
+		break;
+	case 13:
 		dsm__conn_close(sl->conn);
 		sl->conn = NULL;
 		break;
@@ -560,6 +642,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		step(&in);
 	finish_run();
 	dsm__loop_unlock(s->loop);
+	for (unsigned i = 0; i < N_SLOTS; i++)
+		if (slots[i].loan != 0)
+			free_blocks(slots[i].loan);
 	taskrt__session_destroy(s);
 	client.session = NULL;
 	for (unsigned i = 0; i < N_SLOTS; i++)
