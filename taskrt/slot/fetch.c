@@ -401,9 +401,10 @@ fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 	uint64_t start = dsm__now();
 	struct window w = {0};
 	enum fetch_result result = FETCH_PRESENT;
-	uint64_t waited;
+	uint64_t waited, wanted;
 
 	addr = dsm__page_down(addr);
+	wanted = r->r.image_off + (addr - r->r.start);
 	if (r->r.kind == DSM_RANGE_VDSO)
 		addr = r->r.start;
 	w.addr = addr;
@@ -435,6 +436,10 @@ fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 out:
 	waited = dsm__now() - start;
 	ft.p.counters->fetch_ns += waited;
+	/* Of a vDSO its first page alone may have come. */
+	if (wanted != w.off && result < FETCH_UNMAPPED &&
+	    state_of(wanted) != DSM_PG_PRESENT)
+		result = FETCH_UNMAPPED;
 	if (result == FETCH_GOT)
 		places_fault(ft.p.places, addr, waited);
 	return result;

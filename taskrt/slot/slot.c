@@ -295,7 +295,10 @@ find_task_page(uint64_t addr)
 	struct space_range *r = space_find(addr);
 
 	sl.page = NULL;
-	if (addr == 0 || r == NULL || (addr & DSM_PAGE_MASK))
+	/* Its page is data and loses the right to be run: a task that got there would
+	 * fault for ever. */
+	if (addr == 0 || r == NULL || (addr & DSM_PAGE_MASK) ||
+	    (r->r.prot & PROT_EXEC) != 0)
 		return;
 	/* Present and writable for the slot itself, whatever tasks do. From the
 	 * first store on it is private, and cannot be evicted. */
