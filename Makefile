@@ -389,6 +389,7 @@ $(fakeslot): $(fakeslot_obj) $(filter-out $(B)/slot/obj/taskrt/%,$(slot_obj))
 	@mkdir -p $(@D)
 	$(call say,LD) $(CC) -static -o $@ $^ -l:liblz4.a
 $(unit) $(B)/tests/fuzz_worker: | $(fakeslot)
+$(B)/tests/fuzz_slot: | $(B)/slot/taskrt-slot-a
 -include $(fakeslot_obj:.o=.d)
 
 include install.mk

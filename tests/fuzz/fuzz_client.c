@@ -20,6 +20,7 @@
 
 #include "../../dsm/base/clock.h"
 #include "../../dsm/base/page.h"
+#include "../../dsm/base/secret.h"
 #include "../../dsm/wire/packdiff.h"
 #include "../../taskrt/client/client.h"
 #include "../../taskrt/client/run_priv.h"
@@ -115,6 +116,8 @@ begin_session(struct fuzz_in *in)
 	s->sent_version = UINT64_MAX;
 	s->link = &link_ops;
 	s->id = SESSION;
+	s->key = dsm__secret_alloc(TASKRT__KEY_MAX);
+	FUZZ_MUST(s->key != NULL);
 	memcpy(s->key, KEY, strlen(KEY));
 	s->key_len = strlen(KEY);
 	s->state = fuzz_below(in, 16) == 15 ? TASKRT__JOINING : TASKRT__READY;

@@ -109,7 +109,10 @@ check_held(const struct run *r, const struct sworker *sw, uint64_t *n_out_p)
 		FUZZ_MUST(a->state == ATTEMPT_OUT || a->state == ATTEMPT_DONE);
 		FUZZ_MUST(a->lo < a->hi);
 		*n_out_p += a->state == ATTEMPT_OUT;
-		n += a->hi - a->lo;
+		FUZZ_MUST(a->twin == NULL || a->twin->twin == a);
+		/* Of two that run the same tasks one. */
+		if (a->twin == NULL || a->id < a->twin->id)
+			n += a->hi - a->lo;
 	}
 	return n;
 }
@@ -124,7 +127,7 @@ check_session(const struct session *s)
 
 	TAILQ_FOREACH(sw, &s->workers, of_session)
 	{
-		if (sw->state == SWORKER_TOLD)
+		if (sw->state == SWORKER_TOLD && !sw->worker->draining)
 			n_slots += sw->worker->n_slots;
 		n_tasks += check_held(r, sw, &n_out);
 		TAILQ_FOREACH(a, &sw->held, link)
