@@ -91,6 +91,14 @@ link_send(struct coord_link *l, unsigned type, const struct iovec *iov,
 	}
 }
 
+static size_t
+link_backlog(struct coord_link *l)
+{
+	const struct visit *v = (const struct visit *)l;
+
+	return dsm__conn_backlog(dsm__handle_conn(v->handle));
+}
+
 static void
 link_close(struct coord_link *l, const char *reason)
 {
@@ -301,6 +309,7 @@ visit_begin(struct server *s, int fd)
 	v->link.send = link_send;
 	v->link.close = link_close;
 	v->link.reachable = link_reachable;
+	v->link.backlog = link_backlog;
 	v->server = s;
 	v->state = VISIT_NEW;
 	v->deadline = dsm__deadline_ms(HELLO_MS);

@@ -47,16 +47,6 @@ coord_create(const struct coord_params *p, struct coord **k_p)
 
 /* --- sending --- */
 
-void
-coord__peer_send(struct coord_peer *p, unsigned type, const void *body,
-                 size_t len)
-{
-	const struct iovec iov = {(void *)(uintptr_t)body, len};
-
-	if (!p->closing)
-		p->out->send(p->out, type, &iov, 1);
-}
-
 static void
 peer_close(struct coord_peer *p, const char *reason)
 {
@@ -66,6 +56,32 @@ peer_close(struct coord_peer *p, const char *reason)
 	snprintf(p->reason, sizeof(p->reason), "%s", reason);
 	log_debug("closing %s: %s", p->name, reason);
 	p->out->close(p->out, p->reason);
+}
+
+size_t
+coord__peer_backlog(const struct coord_peer *p)
+{
+	return p->out->backlog != NULL ? p->out->backlog(p->out) : 0;
+}
+
+void
+coord__peer_send(struct coord_peer *p, unsigned type, const void *body,
+                 size_t len)
+{
+	const struct iovec iov = {(void *)(uintptr_t)body, len};
+
+	char reason[100];
+
+	if (p->closing)
+		return;
+	p->out->send(p->out, type, &iov, 1);
+	if (coord__peer_backlog(p) <= COORD_DEAF)
+		return;
+	snprintf(reason, sizeof(reason),
+	         "it does not take what is sent to it: %zu MiB wait",
+	         coord__peer_backlog(p) >> 20);
+	log_warn("%s: %s", p->name, reason);
+	peer_close(p, reason);
 }
 
 void

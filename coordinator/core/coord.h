@@ -48,6 +48,8 @@ struct coord_link {
 	/* 0: the peer's machine has not acknowledged for limit_ms what was sent
 	 * to it. NULL: not known; it is gone when it is silent. */
 	int (*reachable)(struct coord_link *l, uint64_t limit_ms);
+	/* Bytes that the peer has not taken yet. NULL: never any to speak of. */
+	size_t (*backlog)(struct coord_link *l);
 };
 
 struct coord_params {

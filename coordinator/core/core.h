@@ -91,6 +91,11 @@ struct coord {
 	struct dsm_wbuf raw; /* scratch of dsm__unsqueeze */
 };
 
+/* A client that has so much to read yet gets nothing new to do. */
+#define COORD_SLOW ((size_t)16 << 20)
+/* A peer that has so much to read yet is closed: larger than any run's messages. */
+#define COORD_DEAF ((size_t)512 << 20)
+size_t coord__peer_backlog(const struct coord_peer *p);
 void coord__peer_send(struct coord_peer *p, unsigned type, const void *body,
                       size_t len);
 /* Send what k->buf holds (err: of the encoder that filled it), empty it. */

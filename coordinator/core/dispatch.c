@@ -93,7 +93,10 @@ pick(const struct worker_peer *w, unsigned level)
 	{
 		const struct session *s = sw->session;
 
+		/* What it does not take would pile up here: FETCHED, verdicts.
+		 * The next tick looks again. */
 		if (sw->state != SWORKER_TOLD || s->client->closing ||
+		    coord__peer_backlog(s->client) > COORD_SLOW ||
 		    !wants(sw, level))
 			continue;
 		if (best == NULL || goes_before(s, best->session))

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # memory.sh - workers with little memory: what is read is evicted and fetched again,
 # what is written too much ends the task, not the worker. See memory.c.
+# shellcheck disable=SC2317 # functions are called by name
 set -u
 cd "$(dirname "$0")/../.." || exit 2
 # shellcheck source=tests/helpers/e2e.sh

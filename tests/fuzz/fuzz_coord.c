@@ -225,7 +225,7 @@ join(struct fuzz_in *in, struct peer *p, unsigned role)
 		if (name.ptr[i] == 0)
 			name.len = i;
 	h.name = (struct dsm_str){(const char *)name.ptr, name.len};
-	p->link = (struct coord_link){link_send, link_close, NULL};
+	p->link = (struct coord_link){.send = link_send, .close = link_close};
 	p->role = role;
 	if (coord_join(k, &h, whose(in), "peer", &p->link, &p->peer) != DSM_OK)
 		p->closed = 1;
@@ -241,7 +241,7 @@ join_oddly(struct fuzz_in *in, struct peer *p)
 	struct dsm_msg_hello h;
 
 	leave(p);
-	p->link = (struct coord_link){link_send, link_close, NULL};
+	p->link = (struct coord_link){.send = link_send, .close = link_close};
 	fuzz_message(in, &pool, DSM_MSG_HELLO, &w);
 	if (dsm__decode_hello(w.ptr, w.len, &h) == DSM_OK) {
 		if (fuzz_below(in, 4) > 0) {

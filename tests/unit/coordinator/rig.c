@@ -15,6 +15,12 @@
 
 /* --- fake peers --- */
 
+static size_t
+fake_backlog(struct coord_link *l)
+{
+	return ((const struct fake *)l)->backlog;
+}
+
 static int
 fake_reachable(struct coord_link *l, uint64_t limit_ms)
 {
@@ -112,6 +118,7 @@ join_hello_as(struct coord *k, struct fake *f, const struct dsm_msg_hello *h,
 	f->link.send = fake_send;
 	f->link.close = fake_close;
 	f->link.reachable = fake_reachable;
+	f->link.backlog = fake_backlog;
 	f->k = k;
 	f->now = DSM_SEC;
 	err = coord_join(k, h, who, "peer:1", &f->link, &f->peer);

@@ -27,6 +27,7 @@ struct fake {
 	uint8_t key[DSM_KEY_LEN];
 	uint64_t now;
 	int unreachable; /* its machine is gone */
+	size_t backlog;  /* that it has not read */
 	struct dsm_wbuf buf;
 };
 
