@@ -35,6 +35,8 @@ what_is_left(struct world *w, char *text, size_t size)
 			return;
 		}
 	}
+	/* Before it is asked: it may see late that who asked has gone. */
+	int n_files = count_files(w->coordinator.pid);
 	snprintf(command, sizeof(command),
 	         "TASKRT_TOKEN_FILE=%s %s/bin/taskrt stat -1 --json "
 	         "--coordinator %s:7100",
@@ -44,7 +46,6 @@ what_is_left(struct world *w, char *text, size_t size)
 		json[fread(json, 1, sizeof(json) - 1, f)] = '\0';
 		pclose(f);
 	}
-	int n_files = count_files(w->coordinator.pid);
 	int want = w->coordinator_files + (int)w->plan.n_workers;
 	if (strstr(json, "\"sessions\":[]") == NULL)
 		snprintf(text, size, "the coordinator has sessions: %s", json);
