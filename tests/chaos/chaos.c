@@ -117,6 +117,14 @@ add_totals(const struct world *w)
 
 /* --- seeds --- */
 
+/* The seed's cluster must not be left alone with nobody to end it. */
+static void
+on_term(int sig)
+{
+	(void)sig;
+	world_ended = 1;
+}
+
 static int
 run_seed(uint64_t seed, const char *build)
 {
@@ -124,6 +132,7 @@ run_seed(uint64_t seed, const char *build)
 	unsigned id = (unsigned)getpid();
 
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	signal(SIGTERM, on_term);
 	w.build = build;
 	w.verbose = verbose;
 	w.deadline = dsm__deadline_ms(SEED_SECONDS * 1000);
@@ -144,7 +153,7 @@ run_seed(uint64_t seed, const char *build)
 	if (w.failure[0] != '\0') {
 		report(&w);
 		fflush(stdout);
-		while (hold)
+		while (hold && !world_ended)
 			proxy_step(w.proxy, 1000);
 		kill_rest(&w);
 	}

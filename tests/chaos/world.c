@@ -10,6 +10,7 @@
 #include "../../dsm/base/clock.h"
 
 struct totals *totals;
+volatile sig_atomic_t world_ended;
 
 int
 world_fail(struct world *w, const char *fmt, ...)
@@ -210,6 +211,8 @@ world_step(struct world *w, int ms)
 	actor_tick(&w->coordinator, now);
 	world_wake_slots(w, now);
 	reap(w);
+	if (world_ended)
+		world_fail(w, "ended by a signal");
 	if (now > w->deadline)
 		world_fail(w, "it takes longer than %d s", SEED_SECONDS);
 }

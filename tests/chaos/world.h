@@ -8,6 +8,7 @@
 #ifndef TESTS_CHAOS_WORLD_H
 #define TESTS_CHAOS_WORLD_H
 
+#include <signal.h>
 #include <stdint.h>
 
 #include "actors.h"
@@ -28,6 +29,7 @@ struct totals {
 };
 
 extern struct totals *totals;
+extern volatile sig_atomic_t world_ended; /* by a signal */
 
 struct world {
 	struct plan plan;
