@@ -14,7 +14,9 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#if !defined(__x86_64__)
 #include <ucontext.h>
+#endif
 
 #include "page.h"
 
@@ -181,6 +183,45 @@ dsm__secret_realloc(void *p, size_t size)
 
 /* --- the stack --- */
 
+/* fn(arg) with the stack pointer at top, which is a multiple of 16. */
+#if defined(__x86_64__)
+
+static void
+call_on(void *top, void (*fn)(void *arg), void *arg)
+{
+	/* What a call may change, but for what it must keep: rbx is kept. The
+	 * vector registers are emptied, or the next one to save them would do it
+	 * on the other stack: a signal, the loader that binds a function. */
+	__asm__ volatile("movq %%rsp, %%rbx\n\t"
+	                 "movq %[top], %%rsp\n\t"
+	                 "callq *%[fn]\n\t"
+	                 "movq %%rbx, %%rsp\n\t"
+	                 "pxor %%xmm0, %%xmm0\n\t"
+	                 "pxor %%xmm1, %%xmm1\n\t"
+	                 "pxor %%xmm2, %%xmm2\n\t"
+	                 "pxor %%xmm3, %%xmm3\n\t"
+	                 "pxor %%xmm4, %%xmm4\n\t"
+	                 "pxor %%xmm5, %%xmm5\n\t"
+	                 "pxor %%xmm6, %%xmm6\n\t"
+	                 "pxor %%xmm7, %%xmm7\n\t"
+	                 "pxor %%xmm8, %%xmm8\n\t"
+	                 "pxor %%xmm9, %%xmm9\n\t"
+	                 "pxor %%xmm10, %%xmm10\n\t"
+	                 "pxor %%xmm11, %%xmm11\n\t"
+	                 "pxor %%xmm12, %%xmm12\n\t"
+	                 "pxor %%xmm13, %%xmm13\n\t"
+	                 "pxor %%xmm14, %%xmm14\n\t"
+	                 "pxor %%xmm15, %%xmm15"
+	                 : "+D"(arg)
+	                 : [top] "r"(top), [fn] "a"(fn)
+	                 : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11",
+	                   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",
+	                   "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+	                   "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
+}
+
+#else
+
 /* stack_lock held, by whoever is on the stack. */
 static struct {
 	ucontext_t caller, callee;
@@ -194,6 +235,21 @@ enter(void)
 	call.fn(call.arg);
 }
 
+static void
+call_on(void *top, void (*fn)(void *arg), void *arg)
+{
+	call.fn = fn;
+	call.arg = arg;
+	getcontext(&call.callee);
+	call.callee.uc_stack.ss_sp = (uint8_t *)top - STACK_SIZE;
+	call.callee.uc_stack.ss_size = STACK_SIZE;
+	call.callee.uc_link = &call.caller;
+	makecontext(&call.callee, enter, 0);
+	swapcontext(&call.caller, &call.callee);
+}
+
+#endif
+
 static int
 is_on_stack(void)
 {
@@ -203,24 +259,29 @@ is_on_stack(void)
 	       &here < base + DSM_PAGE + STACK_SIZE;
 }
 
-void
-dsm__secret_call(void (*fn)(void *arg), void *arg)
+static void
+call_inside(void (*fn)(void *arg), void *arg, size_t wiped)
 {
 	if (dsm__secret_init() != 0 || is_on_stack()) {
 		fn(arg);
 		return;
 	}
 	pthread_mutex_lock(&stack_lock);
-	call.fn = fn;
-	call.arg = arg;
-	getcontext(&call.callee);
-	call.callee.uc_stack.ss_sp = base + DSM_PAGE;
-	call.callee.uc_stack.ss_size = STACK_SIZE;
-	call.callee.uc_link = &call.caller;
-	makecontext(&call.callee, enter, 0);
-	swapcontext(&call.caller, &call.callee);
-	dsm__wipe(base + DSM_PAGE + STACK_SIZE - STACK_WIPED, STACK_WIPED);
+	call_on(base + DSM_PAGE + STACK_SIZE, fn, arg);
+	dsm__wipe(base + DSM_PAGE + STACK_SIZE - wiped, wiped);
 	pthread_mutex_unlock(&stack_lock);
+}
+
+void
+dsm__secret_call(void (*fn)(void *arg), void *arg)
+{
+	call_inside(fn, arg, STACK_WIPED);
+}
+
+void
+dsm__secret_run(void (*fn)(void *arg), void *arg)
+{
+	call_inside(fn, arg, 0);
 }
 
 /* --- fork --- */

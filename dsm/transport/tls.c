@@ -42,6 +42,7 @@ call_plainly(void (*fn)(void *arg), void *arg)
 }
 
 void (*tls_call)(void (*fn)(void *arg), void *arg) = call_plainly;
+void (*tls_run)(void (*fn)(void *arg), void *arg) = call_plainly;
 
 /* --- keys --- */
 
@@ -207,6 +208,8 @@ tls_flush(struct dsm_conn *c)
 
 		if (put < 0)
 			return (int)put;
+		if ((size_t)put == v.iov_len && tx->len >= TLS_TAG)
+			memset(tx->p + tx->len - TLS_TAG, 0, TLS_TAG);
 		bytes_took(tx, (size_t)put);
 	}
 	return DSM_OK;
@@ -313,6 +316,9 @@ open_record(struct dsm_conn *c, size_t len, uint8_t *to)
 	    EVP_CipherFinal_ex(t->in.cipher, &type, &rest) != 1)
 		return fail(c, DSM_EPROTO,
 		            "a record that was changed on its way");
+	/* It is no secret, but what searches memory for those (and OpenSSL
+	 * keeps a copy among them) cannot tell. The same for what was sent. */
+	memset(rec + len - TLS_TAG, 0, TLS_TAG);
 	bytes_took(&t->rx, len);
 	/* Zeros behind the content type are padding. */
 	while (type == 0 && body > 0)
@@ -376,9 +382,8 @@ shake(struct dsm_conn *c)
 	return err;
 }
 
-/* readv and writev may have one piece in several calls: the first one is enough. */
 static ssize_t
-tls_readv(struct dsm_conn *c, const struct iovec *iov, int n)
+read_into(struct dsm_conn *c, const struct iovec *iov)
 {
 	struct dsm_tls *t = c->tls;
 	uint8_t *to = iov->iov_base;
@@ -386,7 +391,6 @@ tls_readv(struct dsm_conn *c, const struct iovec *iov, int n)
 	int shaking = t->step != NULL;
 	int err = shake(c);
 
-	(void)n;
 	if (err != DSM_OK)
 		return err;
 	/* What was to be sent has waited for this. */
@@ -540,7 +544,7 @@ keep_fresh(struct dsm_tls *t)
 }
 
 static ssize_t
-tls_writev(struct dsm_conn *c, const struct iovec *iov, int n)
+write_from(struct dsm_conn *c, const struct iovec *iov, int n)
 {
 	struct dsm_tls *t = c->tls;
 	struct pieces p = {iov, n, 0};
@@ -574,6 +578,52 @@ tls_writev(struct dsm_conn *c, const struct iovec *iov, int n)
 	if (err != DSM_OK && err != DSM_EAGAIN)
 		return err;
 	return (ssize_t)sealed;
+}
+
+/*
+ * OpenSSL's code for AES-GCM leaves parts of the keys on its stack (powers of the
+ * authentication key, among others): so it, too, runs on the stack for secrets.
+ */
+struct moving {
+	struct dsm_conn *c;
+	const struct iovec *iov;
+	int n;
+	ssize_t moved;
+};
+
+static void
+do_read(void *arg)
+{
+	struct moving *m = arg;
+
+	m->moved = read_into(m->c, m->iov);
+}
+
+static void
+do_write(void *arg)
+{
+	struct moving *m = arg;
+
+	m->moved = write_from(m->c, m->iov, m->n);
+}
+
+/* What comes may be one piece in several calls: the first one is enough. */
+static ssize_t
+tls_readv(struct dsm_conn *c, const struct iovec *iov, int n)
+{
+	struct moving m = {c, iov, n, 0};
+
+	tls_run(do_read, &m);
+	return m.moved;
+}
+
+static ssize_t
+tls_writev(struct dsm_conn *c, const struct iovec *iov, int n)
+{
+	struct moving m = {c, iov, n, 0};
+
+	tls_run(do_write, &m);
+	return m.moved;
 }
 
 /* --- life --- */
@@ -612,16 +662,23 @@ tls_free(struct dsm_conn *c)
 	c->tls = NULL;
 }
 
+static void
+say_farewell(void *arg)
+{
+	static const uint8_t farewell[] = {1, CLOSE_NOTIFY};
+
+	seal_control(arg, TLS_ALERT, farewell, sizeof(farewell));
+}
+
 /* What is sealed, an alert of a handshake that failed, and a farewell: if the
  * socket takes it. */
 static void
 tls_close(struct dsm_conn *c)
 {
-	static const uint8_t farewell[] = {1, CLOSE_NOTIFY};
 	struct dsm_tls *t = c->tls;
 
 	if (t->step == NULL && t->err == DSM_OK)
-		seal_control(t, TLS_ALERT, farewell, sizeof(farewell));
+		tls_run(say_farewell, t);
 	tls_flush(c);
 	dsm__sock_close(c);
 }

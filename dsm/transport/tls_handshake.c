@@ -210,6 +210,7 @@ static void
 init(void)
 {
 	tls_call = dsm__secret_call;
+	tls_run = dsm__secret_run;
 	tls_call(make_context, NULL);
 }
 

@@ -75,7 +75,9 @@ ssize_t tls_record(const struct dsm_tls *t);
 int tls_put(struct dsm_tls *t, const void *p, size_t len);
 /* Write tx out: DSM_OK, DSM_EAGAIN, or an error. */
 int tls_flush(struct dsm_conn *c);
-/* What runs work on secrets: dsm__secret_call, or in a slot a plain call. */
+/* What runs work on secrets: dsm__secret_call and dsm__secret_run, or in a slot a
+ * plain call. */
 extern void (*tls_call)(void (*fn)(void *arg), void *arg);
+extern void (*tls_run)(void (*fn)(void *arg), void *arg);
 
 #endif
