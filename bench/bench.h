@@ -140,6 +140,8 @@ double floor_tcp_stream(struct floor_tcp *f, size_t len);
  * ever more mappings (half as much again), which is not the trap's.
  */
 double floor_segv_pair(size_t n);
+/* One of them, in ns. */
+double floor_trap(void);
 /* store(base, round) into a private mapping of a memfd of len bytes whose pages
  * have been read: one copy-on-write a page. */
 double floor_stores(size_t len, void (*store)(uint64_t *base, uint64_t round),

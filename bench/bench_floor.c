@@ -246,40 +246,46 @@ const struct bench_wire bench_tcp = {wire_start, wire_page, wire_stream,
 
 /* --- memory --- */
 
-/* Of the one fault that floor_segv_pair is taking. */
-static void *fault_page;
+static char *trap_page; /* NULL: no trap is set */
 
 static void
 open_page(int sig, siginfo_t *info, void *uc)
 {
 	(void)sig, (void)uc;
-	if ((char *)info->si_addr != (char *)fault_page)
+	if ((char *)info->si_addr != trap_page)
 		_exit(1);
-	mprotect(fault_page, DSM_PAGE, PROT_READ);
+	mprotect(trap_page, DSM_PAGE, PROT_READ);
+}
+
+double
+floor_trap(void)
+{
+	struct sigaction sa = {.sa_sigaction = open_page,
+	                       .sa_flags = SA_SIGINFO};
+	struct sigaction old;
+	uint64_t ticks;
+
+	if (trap_page == NULL)
+		trap_page = map_filled(DSM_PAGE);
+	if (sigaction(SIGSEGV, &sa, &old) != 0 ||
+	    mprotect(trap_page, DSM_PAGE, PROT_NONE) != 0)
+		bench_die("SIGSEGV floor: %s", strerror(errno));
+	ticks = bench_ticks();
+	(void)*(volatile char *)trap_page;
+	ticks = bench_ticks() - ticks;
+	sigaction(SIGSEGV, &old, NULL);
+	return (double)ticks * bench_ns_per_tick();
 }
 
 double
 floor_segv_pair(size_t n)
 {
-	char *page = map_filled(DSM_PAGE);
 	double *ns = calloc(n, sizeof(*ns));
-	struct sigaction sa = {.sa_sigaction = open_page,
-	                       .sa_flags = SA_SIGINFO};
-	struct sigaction old;
 
-	if (ns == NULL || sigaction(SIGSEGV, &sa, &old) != 0)
-		bench_die("SIGSEGV floor: %s", strerror(errno));
-	fault_page = page;
-	for (size_t i = 0; i < n; i++) {
-		if (mprotect(page, DSM_PAGE, PROT_NONE) != 0)
-			bench_die("mprotect: %s", strerror(errno));
-		uint64_t start = bench_ticks();
-
-		(void)*(volatile char *)page;
-		ns[i] = (double)(bench_ticks() - start) * bench_ns_per_tick();
-	}
-	sigaction(SIGSEGV, &old, NULL);
-	munmap(page, DSM_PAGE);
+	if (ns == NULL)
+		bench_die("out of memory");
+	for (size_t i = 0; i < n; i++)
+		ns[i] = floor_trap();
 	double median = bench_median(ns, n);
 	free(ns);
 	return median;

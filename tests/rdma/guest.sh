@@ -129,11 +129,13 @@ hex() {
 	printf %s "$1" | od -An -v -tx1 | tr -d ' \n'
 }
 
-# No protection keys: emulated, each signal throws the whole TLB away. tsc=reliable:
-# else the clock is an emulated device, and reading it takes longer than a system call.
+# No protection keys: emulated, each signal throws the whole TLB away. No erms: the
+# kernel copies eight bytes a step then instead of one, and each step is emulated.
+# tsc=reliable: else the clock is an emulated device, and reading it takes longer than a
+# system call.
 boot() {
 	timeout -k 5 "$limit" qemu-system-x86_64 -accel tcg,thread=multi \
-		-cpu max,pku=off -smp 2 -m "$memory" -nodefaults -no-user-config \
+		-cpu max,pku=off,erms=off -smp 2 -m "$memory" -nodefaults -no-user-config \
 		-display none -no-reboot -monitor none -serial stdio \
 		-kernel "$cache/vmlinuz" -initrd "$cache/initramfs" \
 		-append "console=ttyS0 quiet panic=-1 tsc=reliable $options" \
