@@ -10,7 +10,7 @@ deb="binutils debhelper dpkg-dev lintian"
 # make CC=clang, make fuzz
 clang="clang libomp-dev libclang-rt-dev"
 # make test-rdma: a virtual machine; not part of all
-rdma="qemu-system-x86 busybox-static kmod iproute2 ibverbs-providers"
+rdma="qemu-system-x86 busybox-static kmod iproute2 ibverbs-providers strace"
 
 case "${1-build}" in
 build) want=$build ;;

@@ -4,6 +4,9 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Less would not measure the rate well. */
+#define CALIBRATE_NS (100 * DSM_US)
+
 static int no_vdso;
 
 void
@@ -44,4 +47,34 @@ dsm__ms_left(uint64_t deadline)
 		return 0;
 	ms = (deadline - now + DSM_MS - 1) / DSM_MS;
 	return ms > INT32_MAX ? INT32_MAX : (int)ms;
+}
+
+static struct {
+	uint64_t ticks, ns; /* at first */
+	double ns_per_tick; /* 0: not known yet */
+} rate;
+
+void
+dsm__ticks_calibrate(void)
+{
+	uint64_t ticks = dsm__ticks(), ns = dsm__now();
+
+	if (rate.ns == 0) {
+		rate.ticks = ticks;
+		rate.ns = ns;
+	} else if (ns - rate.ns >= CALIBRATE_NS && ticks > rate.ticks) {
+		rate.ns_per_tick =
+		    (double)(ns - rate.ns) / (double)(ticks - rate.ticks);
+	}
+}
+
+uint64_t
+dsm__ticks_ns(uint64_t ticks)
+{
+	if (rate.ns_per_tick == 0)
+		dsm__ticks_calibrate();
+	/* From one processor to another it may have gone back. */
+	if (ticks > UINT64_MAX / 2)
+		return 0;
+	return (uint64_t)((double)ticks * rate.ns_per_tick);
 }

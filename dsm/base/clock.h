@@ -8,7 +8,7 @@
 #define DSM_US UINT64_C(1000)
 #define DSM_MS UINT64_C(1000000)
 #define DSM_SEC UINT64_C(1000000000)
-/* A deadline that never comes: for tests and tools only. */
+/* A deadline that never comes: for tests and tools, and for what ends by itself. */
 #define DSM_FOREVER UINT64_MAX
 
 /* Nanoseconds of CLOCK_MONOTONIC. Async-signal-safe. */
@@ -18,6 +18,24 @@ uint64_t dsm__deadline_ms(uint64_t ms);
 /* Milliseconds from now to deadline, rounded up, 0 when past, at most
  * INT32_MAX: what poll(2) takes. */
 int dsm__ms_left(uint64_t deadline);
+/*
+ * To measure short times where a system call for each would be felt: differences of
+ * dsm__ticks, in nanoseconds by the rate since the first calibration. Nothing may
+ * depend on them but statistics: processors' counters may differ.
+ */
+static inline uint64_t
+dsm__ticks(void)
+{
+#if defined(__x86_64__)
+	return __builtin_ia32_rdtsc();
+#else
+	return dsm__now();
+#endif
+}
+/* Now and then; one thread. */
+void dsm__ticks_calibrate(void);
+/* 0 for what cannot be, and before 100 us have passed since the first calibration. */
+uint64_t dsm__ticks_ns(uint64_t ticks);
 /* The slot unmaps its vDSO: from then on time is a plain system call. */
 void dsm__clock_no_vdso(void);
 

@@ -16,6 +16,8 @@
 #include "../base/clock.h"
 
 #define SPINS_PER_CLOCK 8
+/* A READ that takes some microseconds costs no look at the clock. */
+#define SPINS_AT_FIRST 64u
 
 int
 dsm__conn_read_ring(struct dsm_conn *c, void *ring, size_t len,
@@ -96,10 +98,11 @@ dsm__conn_read_wait(struct dsm_conn *c, uint64_t deadline, uint64_t spin_ns,
 		return DSM_EINVAL;
 	for (unsigned tries = 0; (err = look_for_read(q)) == DSM_EAGAIN;
 	     tries++) {
-		if (spinning && tries % SPINS_PER_CLOCK == 0) {
+		if (spinning && tries >= SPINS_AT_FIRST &&
+		    tries % SPINS_PER_CLOCK == 0) {
 			uint64_t now = dsm__now();
 
-			if (tries == 0)
+			if (spin_end == 0)
 				spin_end = spin_ns < deadline - now
 				               ? now + spin_ns
 				               : deadline;

@@ -398,7 +398,7 @@ fetch_anyway(struct space_range *r, struct window *w)
 enum fetch_result
 fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 {
-	uint64_t start = dsm__now();
+	uint64_t start = dsm__ticks();
 	struct window w = {0};
 	enum fetch_result result = FETCH_PRESENT;
 	uint64_t waited, wanted;
@@ -434,7 +434,7 @@ fetch_page(struct space_range *r, uint64_t addr, uint32_t more)
 		}
 	}
 out:
-	waited = dsm__now() - start;
+	waited = dsm__ticks_ns(dsm__ticks() - start);
 	ft.p.counters->fetch_ns += waited;
 	/* Of a vDSO its first page alone may have come. */
 	if (wanted != w.off && result < FETCH_UNMAPPED &&

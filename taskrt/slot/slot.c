@@ -266,6 +266,7 @@ exec(const struct dsm_msg_exec *x)
 		     "which is not what RUN announced",
 		     (unsigned long long)x->lo, (unsigned long long)x->hi,
 		     (unsigned long long)x->run);
+	dsm__ticks_calibrate();
 	places_begin(&sl.places, x->run, x->attempt);
 	if (!sl.prepared)
 		prepare_run();

@@ -136,6 +136,40 @@ in_flight tcp
 check "stat shows TCP" eval "grep -q ' tcp, ' $tmp/stat.log &&
 	! grep -q ' verbs, ' $tmp/stat.log"
 
+# --- what a page costs the slot in system calls ---
+
+calls() { # NAME - so many, as strace counts them
+	awk -v name="$1" '$NF == name { n = $4 } END { print n + 0 }' \
+		"$tmp/calls.log"
+}
+count_calls() { # PAGES - of the slots, one of which reads so many, one by one, thrice
+	launch counted verbs "$pages" scan:16 iterate:16:1 \
+		"scatter:$1" "scatter:$1" "scatter:$1"
+	local program=$pid slots
+	soon 30 says counted '^iterate 16: ' || return 1
+	mapfile -t slots < <(pgrep -x taskrt-slot)
+	timeout 90 strace -f -c "${slots[@]/#/-p}" -o "$tmp/calls.log" \
+		2>"$tmp/strace.log"
+	wait "$program" &&
+		[ "$(grep -c "^scatter $1: right" "$tmp/counted.log")" -eq 3 ]
+}
+if ! command -v strace >/dev/null || [ "$(id -u)" -ne 0 ]; then
+	skip "system calls" "needs strace, and root"
+elif ! count_calls 800; then
+	fail "system calls" "the program under strace"
+else
+	# It sees what comes after it has begun. The provider writes for each READ
+	# (Soft-RoCE); the rest is the page's way into the image, and the trap.
+	n=$(calls pwrite64)
+	check "pages are stored while strace looks ($n)" \
+		[ "$n" -ge 100 ]
+	for call in clock_gettime futex recvfrom recvmsg sendto sendmsg read \
+		mprotect madvise; do
+		check "no $call for a page" \
+			[ "$(calls $call)" -lt $((n / 5 + 20)) ]
+	done
+fi
+
 result() { # COMMAND... - an example's
 	"$@" 2>"$tmp/example.log" | sed -n 's/.* s  correct: //p'
 }
