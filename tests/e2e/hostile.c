@@ -185,9 +185,8 @@ garbage(const char *addr, unsigned i)
 		n = i % 4 == 0 ? sizeof(b) : 20;
 	}
 	p = (struct pollfd){.fd = connect_to(addr), .events = POLLIN};
-	if (send(p.fd, b, n, MSG_NOSIGNAL) < 0)
-		n_closed++;
-	else if (i % 8 != 7 && poll(&p, 1, LINGER_MS) == 1)
+	if (send(p.fd, b, n, MSG_NOSIGNAL) < 0 ||
+	    (i % 8 != 7 && poll(&p, 1, LINGER_MS) == 1))
 		n_closed++;
 	close(p.fd);
 }
@@ -237,14 +236,15 @@ odd_run(struct dsm_conn *c, uint64_t session, unsigned i)
 static void
 client(const char *addr, unsigned i)
 {
-	static const char *const addrs[] = {
-	    "", "127.0.0.1:1", "no.such.host.invalid:80",
-	    "1111111111111111111111111111111111111111111111111111111111111"
-	    "1111111111111111111111111111111111111111111111111111111111:1"};
+	char longer[120];
+	const char *const addrs[] = {"", "127.0.0.1:1",
+	                             "no.such.host.invalid:80", longer};
 	struct dsm_conn *c = open_conn(addr);
 	struct dsm_msg_welcome m;
 	struct dsm_frame f;
 
+	memset(longer, '1', sizeof(longer));
+	memcpy(longer + sizeof(longer) - 3, ":1", 3);
 	say_hello(c, DSM_ROLE_CLIENT, addrs[i % 4], 0, (struct dsm_blob){0});
 	if (expect(c, DSM_MSG_WELCOME, &f) &&
 	    dsm__decode_welcome(f.body, f.len, &m) == DSM_OK) {

@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -58,7 +59,7 @@ setup_once(void)
 	fuzz_quiet();
 	FUZZ_MUST(n > 0);
 	slash = strrchr(path, '/'); /* BUILD/tests/fuzz_slot */
-	strcpy(slash, "/../slot/taskrt-slot-a");
+	snprintf(slash, 32, "/../slot/taskrt-slot-a");
 	FUZZ_MUST(access(path, X_OK) == 0);
 	FUZZ_MUST(dsm__image_create(&image, &e) == DSM_OK);
 	image.pages_fd = high(image.pages_fd);
