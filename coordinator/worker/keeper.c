@@ -20,6 +20,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <sys/personality.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -124,7 +125,6 @@ give_up_rights(struct keeper *k)
 	const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
 	long rc;
 
-	RAWSYS(SYS_setsid, 0, 0, 0, 0, 0);
 	/* Refused to who may not lock it anyway. */
 	if (r->locks_memory)
 		RAWSYS(SYS_prlimit64, 0, RLIMIT_MEMLOCK, &all, NULL, 0);
@@ -318,6 +318,23 @@ serve_one(struct keeper *k)
 
 /* --- life --- */
 
+/*
+ * No terminal, for us and the slots. Not by setsid: the kernel shares out the
+ * processor by session where it can (autogroup), and the worker's or the program's
+ * nice value would not count for its slots.
+ */
+RAWSYS_PLAIN static void
+leave_terminal(void)
+{
+	long tty = RAWSYS(SYS_openat, AT_FDCWD, "/dev/tty",
+	                  O_RDONLY | O_NOCTTY | O_CLOEXEC, 0, 0);
+
+	if (tty < 0)
+		return;
+	RAWSYS(SYS_ioctl, tty, TIOCNOTTY, 0, 0, 0);
+	RAWSYS(SYS_close, tty, 0, 0, 0, 0);
+}
+
 RAWSYS_PLAIN static void
 set_up(const struct keeper *k)
 {
@@ -326,6 +343,7 @@ set_up(const struct keeper *k)
 
 	RAWSYS(SYS_prctl, PR_SET_NAME, "taskrt-keeper", 0, 0, 0);
 	RAWSYS(SYS_setpgid, 0, 0, 0, 0, 0);
+	leave_terminal();
 	/* An ignored SIGCHLD would reap the slots behind our back, and what is
 	 * ignored stays so over exec. */
 	for (int sig = 1; sig <= N_SIGNALS; sig++)
