@@ -271,7 +271,7 @@ on_connected(void *arg)
 	}
 	d->fd = -1;
 	if (!d->ss->w->p.tls && !d->ss->w->p.insecure &&
-	    !dsm__tcp_peer_is_loopback(fd)) {
+	    dsm__tcp_peer_is_loopback(fd) == 0) {
 		close(fd);
 		fail_stage(d,
 		           "%s: the connection would not be encrypted "

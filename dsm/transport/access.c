@@ -52,9 +52,9 @@ dsm__tcp_peer_is_loopback(int fd)
 {
 	char peer[DSM_ADDR_MAX];
 
-	return dsm__tcp_peer(fd, peer) == DSM_OK &&
-	       (strncmp(peer, "127.", 4) == 0 ||
-	        strncmp(peer, "[::1]", 5) == 0);
+	if (dsm__tcp_peer(fd, peer) != DSM_OK)
+		return DSM_ECONN;
+	return strncmp(peer, "127.", 4) == 0 || strncmp(peer, "[::1]", 5) == 0;
 }
 
 int
@@ -63,9 +63,16 @@ dsm__access_conn(const struct dsm_access *a, int fd, const char *addr,
                  struct dsm_error *e)
 {
 	struct dsm_conn *conn;
-	int err;
+	int err, loopback = 1;
 
-	if (a->psk == NULL && !a->insecure && !dsm__tcp_peer_is_loopback(fd)) {
+	if (a->psk == NULL && !a->insecure)
+		loopback = dsm__tcp_peer_is_loopback(fd);
+	if (loopback < 0) {
+		close(fd);
+		return dsm__fail(e, DSM_ECONN,
+		                 "%.100s closed the connection at once", addr);
+	}
+	if (!loopback) {
 		close(fd);
 		return dsm__fail(
 		    e, DSM_EAUTH,

@@ -33,7 +33,7 @@ int dsm__access_conn(const struct dsm_access *a, int fd, const char *addr,
 int dsm__access_denied(const struct dsm_access *a, const struct dsm_conn *conn,
                        const char *addr, struct dsm_error *e);
 
-/* Is the other end of fd (this end: own) on this machine's loopback? */
+/* Is the other end of fd on this machine's loopback? DSM_ECONN: it is gone. */
 int dsm__tcp_peer_is_loopback(int fd);
 
 /* TLS for a data link of a session, as the end that connected. */
