@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -188,6 +189,26 @@ bench_ns_per_tick(void)
 
 /* --- running them --- */
 
+/* Values of those that have run in this call of the program; shared with the
+ * processes that run them. */
+static double *values;
+
+/* What encryption costs: against the same without, when that has run, too. */
+static void
+compare_to_tcp(const struct benchmark *b)
+{
+	const size_t n = strlen(b->name);
+	char plain[64];
+
+	if (n < 4 || strcmp(b->name + n - 4, "_tls") != 0)
+		return;
+	snprintf(plain, sizeof(plain), "%.*s_tcp", (int)n - 4, b->name);
+	for (size_t i = 0; i < N_BENCHMARKS; i++)
+		if (strcmp(benchmarks[i].name, plain) == 0 && values[i] > 0)
+			fprintf(stderr, "bench %s: %.2f times %s\n", b->name,
+			        values[b - benchmarks] / values[i], plain);
+}
+
 static void
 run_here(const struct benchmark *b, pid_t parent)
 {
@@ -205,6 +226,8 @@ run_here(const struct benchmark *b, pid_t parent)
 	       "\"floor\": %.6g, \"ratio\": %.4g}\n",
 	       b->name, r.value, r.unit, r.floor, ratio);
 	fflush(stdout);
+	values[b - benchmarks] = r.value;
+	compare_to_tcp(b);
 	taskrt_fini();
 	bench_cluster_stop();
 	_exit(0);
@@ -329,6 +352,13 @@ main(int argc, char **argv)
 		}
 	}
 	clean_environment();
+	values =
+	    mmap(NULL, sizeof(*values) * N_BENCHMARKS, PROT_READ | PROT_WRITE,
+	         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (values == MAP_FAILED) {
+		perror("bench: mmap");
+		return 1;
+	}
 	for (int i = optind; i < argc; i++)
 		failed |= run_benchmark(find(argv[i]));
 	for (size_t i = 0; optind == argc && i < N_BENCHMARKS; i++)

@@ -17,8 +17,10 @@
 /* X(name, question). The names are fixed: other people's scripts read them. */
 #define BENCHMARKS(X)                                                     \
 	X(fault_read_tcp, "a cold 4 KiB page at random, over TCP")        \
+	X(fault_read_tls, "the same, encrypted")                          \
 	X(fault_read_verbs, "the same over RDMA")                         \
 	X(scan_tcp, "256 MiB cold, read in order, over TCP")              \
+	X(scan_tls, "the same, encrypted")                                \
 	X(scan_new_tcp, "the same where the worker never had pages")      \
 	X(scan_verbs, "64 MiB cold, read in order, over RDMA")            \
 	X(commit_dense, "launch to commit of 64 MiB written, over TCP")   \
@@ -116,6 +118,7 @@ double bench_rival_run(struct bench_rival *p, uint64_t arg, uint64_t *result_p);
 
 /* Start a coordinator and a worker of n_slots on 127.0.0.1, from BUILD/bin
  * (default: where this program lies). They end with this process. */
+void bench_cluster_tokens(void); /* before it: the cluster has some */
 void bench_cluster_start(unsigned n_slots);
 void bench_cluster_stop(void); /* also without a start; bench_die does it */
 /* taskrt_init: with that coordinator over TCP, or embedded on all cores. */
@@ -157,9 +160,12 @@ struct bench_wire {
 	double (*page)(size_t n);     /* fetch 4 KiB; ns, median of n */
 	double (*stream)(size_t len); /* ns for all */
 	void (*session)(void);
+	int tokens; /* the cluster is to have some: TLS */
 };
 
 extern const struct bench_wire bench_tcp; /* bench_floor.c */
+/* The floor is plain TCP's: encryption is part of what is measured. */
+extern const struct bench_wire bench_tls;
 /*
  * bench_floor_verbs.c: RDMA READs, one after the other or several in flight. The
  * end that is read uses the client's device (TASKRT_VERBS_…), the reader the

@@ -2,6 +2,7 @@
 #include "bench.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@ static struct {
 	pid_t owner; /* process that started them */
 	pid_t coordinator, worker;
 	char addr[DSM_ADDR_MAX];
+	char token_file[64]; /* "": none */
 } cluster;
 
 /* BUILD/bin/name; without BUILD this program is BUILD/bench/bench. */
@@ -118,6 +120,27 @@ wait_for_coordinator(void)
 }
 
 void
+bench_cluster_tokens(void)
+{
+	char *path = cluster.token_file;
+	char line[100] = "bench:";
+	size_t n = strlen(line);
+	int fd;
+
+	for (int i = 0; i < 4; i++)
+		n += (size_t)snprintf(
+		    line + n, sizeof(line) - n, "%016llx",
+		    (unsigned long long)bench_mix(dsm__now() + (uint64_t)i));
+	n += (size_t)snprintf(line + n, sizeof(line) - n, " client worker\n");
+	snprintf(path, sizeof(cluster.token_file), "/tmp/taskrt-bench-XXXXXX");
+	fd = mkostemp(path, O_CLOEXEC);
+	if (fd < 0 || write(fd, line, n) != (ssize_t)n)
+		bench_die("%s: %s", path, strerror(errno));
+	close(fd);
+	setenv("TASKRT_TOKEN_FILE", path, 1);
+}
+
+void
 bench_cluster_start(unsigned n_slots)
 {
 	char slots[16];
@@ -143,6 +166,8 @@ bench_cluster_stop(void)
 	stop_program(cluster.worker);
 	stop_program(cluster.coordinator);
 	cluster.worker = cluster.coordinator = 0;
+	if (cluster.token_file[0] != '\0')
+		unlink(cluster.token_file);
 }
 
 void

@@ -1,5 +1,5 @@
 /*
- * fault_read_tcp, fault_read_verbs: one task reads a word of each of N heap pages that no image
+ * fault_read_tcp, fault_read_tls, fault_read_verbs: one task reads a word of each of N heap pages that no image
  * has, in an order that nobody foresees and never next to a page that is there:
  * each is one demand fault. Timed inside the task, page by page.
  *
@@ -99,6 +99,8 @@ fault_read(struct bench_result *r, const struct bench_wire *wire, uint32_t n,
 	struct reads reads = {.n = n};
 	char *base;
 
+	if (wire->tokens)
+		bench_cluster_tokens();
 	bench_cluster_start(1);
 	wire->start();
 	wire->session();
@@ -129,6 +131,12 @@ void
 bench_fault_read_tcp(struct bench_result *r)
 {
 	fault_read(r, &bench_tcp, TCP_PAGES, 0);
+}
+
+void
+bench_fault_read_tls(struct bench_result *r)
+{
+	fault_read(r, &bench_tls, TCP_PAGES, 0);
 }
 
 void

@@ -242,7 +242,9 @@ wire_stream(size_t len)
 }
 
 const struct bench_wire bench_tcp = {wire_start, wire_page, wire_stream,
-                                     bench_session_tcp};
+                                     bench_session_tcp, 0};
+const struct bench_wire bench_tls = {wire_start, wire_page, wire_stream,
+                                     bench_session_tcp, 1};
 
 /* --- memory --- */
 

@@ -363,4 +363,4 @@ read_stream(size_t len)
 }
 
 const struct bench_wire bench_verbs = {start, read_pages, read_stream,
-                                       bench_session_verbs};
+                                       bench_session_verbs, 0};

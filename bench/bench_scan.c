@@ -1,5 +1,5 @@
 /*
- * scan_tcp, scan_verbs: one task reads every word of memory that no image has, in
+ * scan_tcp, scan_tls, scan_verbs: one task reads every word of memory that no image has, in
  * order: the program has changed all its pages. Timed inside the task. Floor: as many
  * bytes as a raw TCP stream, or by RDMA READs with several in flight.
  *
@@ -74,6 +74,8 @@ scan_memory(struct bench_result *r, const struct bench_wire *wire, size_t len,
 	const struct taskrt_task task = {scan, &s};
 	uint64_t *words = NULL;
 
+	if (wire->tokens)
+		bench_cluster_tokens();
 	bench_cluster_start(1);
 	wire->start();
 	wire->session();
@@ -99,6 +101,12 @@ void
 bench_scan_tcp(struct bench_result *r)
 {
 	scan_memory(r, &bench_tcp, TCP_BYTES, 0);
+}
+
+void
+bench_scan_tls(struct bench_result *r)
+{
+	scan_memory(r, &bench_tls, TCP_BYTES, 0);
 }
 
 void
