@@ -95,8 +95,6 @@ for set in CapPrm CapEff CapInh CapAmb; do
 	check "a slot has no capability: $set" \
 		status_has "$slot" "$set" 0000000000000000
 done
-check "a slot has a session of its own" \
-	[ "$(ps -o sid= -p "$slot" | tr -d ' ')" = "$slot" ]
 check "a slot dumps no core" \
 	grep -q '^Max core file size *0 *0 ' "/proc/$slot/limits"
 check "a slot starts no process" \
@@ -106,6 +104,19 @@ if [ "$(id -u)" -eq 0 ]; then
 fi
 wait "$program"
 check "its result is right" result_is program 1 'code 0 right'
+
+# Of a program with a terminal, which script(1) gives it.
+start terminal env TASKRT_SLOTS=1 script -qec "'$cluster' for:40:100" /dev/null
+terminal=$pid
+has_slot() { # PROGRAM
+	[ -n "$(slots_of "$1")" ]
+}
+check "a program runs on a terminal" soon 10 has_slot "$terminal"
+slot=$(slots_of "$terminal" | head -n 1)
+check "its slot has none" [ "$(ps -o tty= -p "$slot")" = "?" ]
+check "and is none of those that Ctrl-C reaches" [ "$(ps -o pgid= -p "$slot")" != \
+	"$(ps -o pgid= -p "$(pgrep -P "$terminal" | head -n 1)")" ]
+wait "$terminal"
 slay "$worker"
 
 # --- options ---
