@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # examples.sh [NAME...] - every example, or those named, small: the same result in
-# all modes, with any number of slots, here and on workers over TCP; and the
+# all modes, with several numbers of slots, here and on workers over TCP; and the
 # options that all have.
 # shellcheck disable=SC2317 # functions are called by name
 set -u
@@ -48,7 +48,8 @@ check_of() {
 	! is_wanted "$program" || check "$@"
 }
 
-# same_everywhere TITLE PROGRAM ARGUMENT... - all agree with one thread.
+# same_everywhere TITLE PROGRAM ARGUMENT... - all agree with one thread: with so many
+# slots here (HERE) and so many of each of two workers (THERE).
 same_everywhere() {
 	local title=$1 want slots
 	shift
@@ -56,11 +57,11 @@ same_everywhere() {
 	check "$title sequential" example "$@" --mode sequential
 	want=$(result)
 	check "$title openmp" gives "$want" "$@" --mode openmp
-	for slots in 1 2 7; do
+	for slots in ${HERE-1 7}; do
 		TASKRT_SLOTS=$slots check "$title, slots: $slots" \
 			gives "$want" "$@"
 	done
-	for slots in "${!cluster[@]}"; do
+	for slots in ${THERE-2}; do
 		TASKRT_COORDINATOR=${cluster[$slots]} \
 			check "$title, two workers over TCP, slots of each: $slots" \
 			gives "$want" "$@"
@@ -103,7 +104,7 @@ for slots in 1 2 7; do
 	check "two workers with slots: $slots" two_workers $slots
 done
 
-same_everywhere factor factor --numbers 10
+HERE="1 2 7" THERE="1 2 7" same_everywhere factor factor --numbers 10
 same_everywhere mandelbrot mandelbrot --width 400 --height 100 --check
 same_everywhere "tree in malloc" tree --keys 20000 --tasks 20 --searches 500
 same_everywhere "tree in dsm_malloc" \
@@ -115,7 +116,8 @@ same_everywhere "prototein, checked exhaustively" \
 	prototein --chain HPPHPPHPHHPPHPH --bunch 40
 same_everywhere "prototein, a known chain" \
 	prototein --chain HPHPPHHPHPPHPHHPPHPH
-same_everywhere "build with malloc" build --trees 9 --keys 500 --rounds 5
+HERE="1 2 7" THERE="1 2 7" same_everywhere "build with malloc" \
+	build --trees 9 --keys 500 --rounds 5
 same_everywhere "build with dsm_malloc" \
 	build --trees 9 --keys 500 --rounds 5 --dsm
 same_everywhere "spmv, a small vector" spmv --columns 300000 --rows 5000
