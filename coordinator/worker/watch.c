@@ -154,6 +154,14 @@ look_idle(struct wslot *s, uint64_t passed)
 		slot_kill(s, KILL_NONSENSE);
 }
 
+/* `since` without the last `passed` of the session's time. Not later than now: it may
+ * have begun after that did. */
+static uint64_t
+without(const struct wsession *ss, uint64_t since, uint64_t passed)
+{
+	return ss->watched - since < passed ? ss->watched : since + passed;
+}
+
 /* Stopped slots: what has passed since the last look was not their time. */
 static void
 look(struct wslot *s, uint64_t passed)
@@ -167,8 +175,8 @@ look(struct wslot *s, uint64_t passed)
 		look_idle(s, passed);
 		return;
 	}
-	s->seen_since += passed;
-	s->asked_at += passed;
+	s->seen_since = without(s->ss, s->seen_since, passed);
+	s->asked_at = without(s->ss, s->asked_at, passed);
 	if (state == 't')
 		return;
 	s->stopped += passed;

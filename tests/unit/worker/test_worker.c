@@ -851,6 +851,48 @@ test_time_that_a_slot_was_stopped_does_not_count(void)
 }
 
 static void
+next_look(struct rig *r)
+{
+	const struct wsession *ss = session_find(r->w, SESSION);
+
+	for (uint64_t looked = ss->looked; ss->looked == looked;)
+		drive_ms(r, 1);
+}
+
+/* Begun between two looks, it is given back more at the second than it has had. */
+static void
+test_a_task_whose_slot_is_stopped_at_its_beginning_has_its_time(void)
+{
+	struct wslot *s = NULL;
+	struct wsession *ss;
+	struct rig r;
+
+	rig_init(&r);
+	open_session(&r, "");
+	run_with_timeout(&r, 1, 2000);
+	wait_until_up(&r);
+	exec(&r, 1, FAKE_HANG);
+	next_look(&r);
+	drive_ms(&r, 50);
+	exec(&r, 2, FAKE_HANG);
+	ss = session_find(r.w, SESSION);
+	for (unsigned i = 0; i < ss->n_slots; i++)
+		if (ss->slots[i].n_out > 0 && ss->slots[i].out[0].attempt == 2)
+			s = &ss->slots[i];
+	MUST(s != NULL);
+	while (!s->seen)
+		drive_ms(&r, 1);
+	spawn_kill(s->pidfd, SIGSTOP);
+	next_look(&r);
+	spawn_kill(s->pidfd, SIGCONT);
+	drive_ms(&r, 400); /* to be asked to end, and be killed */
+	MUST_BE(r.n_events, 0);
+	nth(&r, 2);
+	MUST_BE(about(&r, 2)->failure.kind, DSM_FAIL_TIMEOUT);
+	rig_fini(&r);
+}
+
+static void
 test_a_slot_that_stays_stopped_gives_its_task_back(void)
 {
 	const struct worker_params p = {.local_data = local_data,
@@ -1901,6 +1943,7 @@ SUITE(coordinator_worker_worker, "coordinator.worker.worker",
       T(test_a_timeout_is_noticed_within_100_ms),
       T(test_time_that_the_worker_was_stopped_does_not_count),
       T(test_time_that_a_slot_was_stopped_does_not_count),
+      T(test_a_task_whose_slot_is_stopped_at_its_beginning_has_its_time),
       T(test_a_slot_that_stays_stopped_gives_its_task_back),
       T(test_a_program_over_the_first_slots_address_gets_the_second),
       T(test_a_program_over_both_addresses_makes_the_worker_unfit),
