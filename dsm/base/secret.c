@@ -147,11 +147,13 @@ dsm__secret_alloc(size_t size)
 void
 dsm__secret_free(void *p)
 {
-	struct header *h = (struct header *)p - 1;
-	struct free_block *b = (void *)h;
+	struct header *h;
+	struct free_block *b;
 
 	if (p == NULL)
 		return;
+	h = (struct header *)p - 1;
+	b = (void *)h;
 	dsm__wipe(p, h->size);
 	pthread_mutex_lock(&blocks_lock);
 	b->next = free_lists[h->shift];
@@ -162,11 +164,12 @@ dsm__secret_free(void *p)
 void *
 dsm__secret_realloc(void *p, size_t size)
 {
-	struct header *h = (struct header *)p - 1;
+	struct header *h;
 	void *to;
 
 	if (p == NULL)
 		return dsm__secret_alloc(size);
+	h = (struct header *)p - 1;
 	if (size <= ((size_t)1 << h->shift) - sizeof(*h)) {
 		if (size < h->size)
 			dsm__wipe((uint8_t *)p + size, h->size - size);

@@ -711,7 +711,7 @@ dsm__conn_can_pipe(const struct dsm_conn *c)
 int
 dsm__conn_likes_parts(const struct dsm_conn *c)
 {
-	return dsm__conn_can_pipe(c) || c->tls != NULL;
+	return dsm__conn_can_pipe(c) || c->ops->pending != NULL;
 }
 
 ssize_t
