@@ -260,6 +260,9 @@ main(int argc, char **argv)
 		dsm__loop_destroy(loop);
 		return status;
 	}
+	if (verbs.usable && !slots.off)
+		log_info("sandbox: slots over verbs have no Landlock, seccomp "
+		         "alone: RDMA devices refuse who has taken it");
 	if (token_file == NULL)
 		token_file = getenv("TASKRT_TOKEN_FILE");
 	insecure |= getenv("TASKRT_INSECURE") != NULL &&

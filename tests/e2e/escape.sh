@@ -126,7 +126,7 @@ if [ "$(id -u)" -eq 0 ] && id nobody >/dev/null 2>&1; then
 	start_worker other 1 --user nobody
 	worker=$pid
 	check "--user: it joins" soon 10 has_workers 1
-	start program env TASKRT_COORDINATOR="$addr" "$cluster" for:20:50
+	start program env TASKRT_COORDINATOR="$addr" "$cluster" for:30:100
 	program=$pid
 	check "--user: tasks run" soon 10 runs_tasks "$worker"
 	slot=$(slots_of "$worker" | head -n 1)
@@ -153,7 +153,7 @@ worker=$pid
 check "--no-sandbox: it joins" soon 10 has_workers 1
 check "--no-sandbox is said out loud" \
 	says open 'warn: --no-sandbox: tasks can do all that'
-start program env TASKRT_COORDINATOR="$addr" "$cluster" for:20:50
+start program env TASKRT_COORDINATOR="$addr" "$cluster" for:30:100
 program=$pid
 check "--no-sandbox: tasks run" soon 10 runs_tasks "$worker"
 check "--no-sandbox: there is none" \
