@@ -29,8 +29,8 @@ coord__session_cost(const struct session *s, size_t i, struct dsm_rec_cost *r_p,
 		return 0;
 	dsm__unpack_cost(&m.costs, (uint32_t)i, r_p);
 	text.ptr = (const char *)m.texts.ptr + r_p->text_off;
-	text.len = r_p->text_len < UINT16_MAX ? (uint16_t)r_p->text_len
-	                                      : UINT16_MAX;
+	text.len =
+	    r_p->text_len < UINT16_MAX ? (uint16_t)r_p->text_len : UINT16_MAX;
 	dsm__str_copy(what, size, text);
 	return m.costs.n - i;
 }
