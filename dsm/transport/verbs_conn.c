@@ -64,6 +64,15 @@
 
 /* --- failing --- */
 
+/* What had arrived can be read yet: for conn.c sending has failed. */
+static void
+set_error(struct verbs_queue *q, int err)
+{
+	q->err = err;
+	if (q->conn->out_err == DSM_OK)
+		q->conn->out_err = err;
+}
+
 int
 dsm__queue_fail(struct verbs_queue *q, int err, const char *fmt, ...)
 {
@@ -71,7 +80,7 @@ dsm__queue_fail(struct verbs_queue *q, int err, const char *fmt, ...)
 
 	if (q->has_cause)
 		return q->err;
-	q->err = err;
+	set_error(q, err);
 	q->has_cause = 1;
 	va_start(ap, fmt);
 	vsnprintf(q->conn->why, sizeof(q->conn->why), fmt, ap);
@@ -96,7 +105,7 @@ fail_completion(struct verbs_queue *q, enum verbs_kind kind,
 	if (q->err == DSM_OK)
 		snprintf(q->conn->why, sizeof(q->conn->why),
 		         "the queue pair was stopped");
-	q->err = DSM_ECONN;
+	set_error(q, DSM_ECONN);
 }
 
 /* --- posting --- */
@@ -261,7 +270,8 @@ peer_closed(struct verbs_queue *q)
 				dsm__cpu_relax();
 	if (!q->has_cause)
 		q->conn->why[0] = '\0';
-	q->err = q->err != DSM_OK ? q->err : DSM_ECONN;
+	if (q->err == DSM_OK)
+		set_error(q, DSM_ECONN);
 }
 
 /* Has the peer gone? Then the queue pair FAILED, but what came stays. */

@@ -398,16 +398,28 @@ prepare_run(void)
 /*
  * Sleep until the worker says something. The data link is watched, too: what was sent
  * over it may not have arrived, and somebody waits for that. Only its end counts:
- * whatever else comes is read in time. (Over verbs, too: the socket is still there
- * for this.) Workers and clients that are alive may be silent for any time.
+ * whatever else comes is read in time. Workers and clients that are alive may be silent
+ * for any time.
  */
 static void
 sleep_for_work(void)
 {
+	int over = dsm__conn_is_polled(sl.data), events;
 	struct pollfd p[2] = {{dsm__conn_fd(sl.control), POLLIN, 0},
 	                      {SLOT_FD_DATA, POLLRDHUP, 0}};
 
-	if (poll(p, 2, -1) > 0 && p[1].revents != 0)
+	/* A queue pair has more ways to end than its socket's; not all of them wake
+	 * its descriptor. */
+	if (over) {
+		p[1] = (struct pollfd){dsm__conn_fd(sl.data), POLLIN, 0};
+		if (dsm__conn_arm(sl.data, 0, &events) == DSM_EAGAIN) {
+			if (dsm__conn_error(sl.data) != DSM_OK)
+				stop_lost("the connection was closed");
+			return;
+		}
+	}
+	if (poll(p, 2, over ? DSM_CHECK_MS : -1) > 0 && p[1].revents != 0 &&
+	    !over)
 		stop_lost("the connection was closed");
 }
 
