@@ -411,6 +411,33 @@ test_done_has_its_golden_bytes(void)
 	dsm__wbuf_fini(&failures);
 }
 
+static int
+check_cost(uint32_t n, uint32_t off, uint32_t len)
+{
+	const struct dsm_rec_cost r = {.text_off = off, .text_len = len};
+	struct dsm_msg_costs m = {.texts = {(const uint8_t *)"array", 5}};
+	struct dsm_wbuf w = {0};
+	int err;
+
+	for (uint32_t i = 0; i < n; i++)
+		MUST_OK(dsm__pack_cost(&w, &r));
+	m.costs = (struct dsm_array){w.ptr, n};
+	err = dsm__costs_check(&m);
+	dsm__wbuf_fini(&w);
+	return err;
+}
+
+static void
+test_costs_are_few_and_their_texts_inside(void)
+{
+	MUST_OK(check_cost(0, 0, 0));
+	MUST_OK(check_cost(DSM_COSTS_MAX, 2, 3));
+	MUST_BE(check_cost(DSM_COSTS_MAX + 1, 0, 0), DSM_EPROTO);
+	MUST_BE(check_cost(1, 6, 0), DSM_EPROTO);
+	MUST_BE(check_cost(1, 2, 4), DSM_EPROTO);
+	MUST_BE(check_cost(1, 1, UINT32_MAX), DSM_EPROTO);
+}
+
 SUITE(dsm_wire_wire, "dsm.wire.wire",
       T(test_every_message_comes_back_as_it_was_sent),
       T(test_every_truncation_of_every_message_is_refused),
@@ -423,4 +450,6 @@ SUITE(dsm_wire_wire, "dsm.wire.wire",
       T(test_copied_string_is_cut_and_terminated),
       T(test_counters_of_an_older_or_newer_peer_are_taken),
       T(test_hello_has_its_golden_bytes), T(test_exec_has_its_golden_bytes),
-      T(test_read_has_its_golden_bytes), T(test_done_has_its_golden_bytes));
+      T(test_read_has_its_golden_bytes),
+      T(test_costs_are_few_and_their_texts_inside),
+      T(test_done_has_its_golden_bytes));
