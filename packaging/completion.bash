@@ -70,6 +70,8 @@ _taskrt() {
 	elif [[ $cur == -* ]]; then
 		words=$(_taskrt_options "${command[@]}")
 		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+	elif [ "${command[1]-}" = token ]; then
+		mapfile -t COMPREPLY < <(compgen -W "new list" -- "$cur")
 	elif [ "${#command[@]}" -eq 2 ]; then
 		mapfile -t COMPREPLY < <(compgen -c -- "$cur")
 	fi

@@ -274,6 +274,7 @@ check "bash completes an option's values" \
 check "bash completes a daemon's options" \
 	completes taskrt-worker --fa --faults
 check "bash completes programs to run" completes taskrt run tr true
+check "bash completes what to do with tokens" completes taskrt token n new
 
 if command -v man >/dev/null; then
 	for page in "1 taskrt-worker" "3 taskrt_for" "3 dsm_free" "7 taskrt"; do
