@@ -230,6 +230,7 @@ main(int argc, char **argv)
 	struct dsm_error e = {0};
 	struct dsm_loop *loop;
 	struct uplink *up;
+	const char *plain;
 	int status, err;
 
 	if (opt_parse(&command, argc, argv, &status) < 0)
@@ -265,8 +266,8 @@ main(int argc, char **argv)
 		         "alone: RDMA devices refuse who has taken it");
 	if (token_file == NULL)
 		token_file = getenv("TASKRT_TOKEN_FILE");
-	insecure |= getenv("TASKRT_INSECURE") != NULL &&
-	            strcmp(getenv("TASKRT_INSECURE"), "1") == 0;
+	plain = getenv("TASKRT_INSECURE");
+	insecure |= plain != NULL && strcmp(plain, "1") == 0;
 	if (dsm__access_init(&p.access, token_file, insecure, DSM_TOKEN_WORKER,
 	                     &e) != DSM_OK) {
 		log_error("%s", e.text);
