@@ -22,20 +22,12 @@
 #include "../../dsm/base/page.h"
 #include "../../dsm/transport/access.h"
 #include "../../dsm/wire/wire.h"
+#include "../helpers/must.h"
 
 #define FRAME (256u << 10)
 #define N_FRAMES 400 /* 100 MiB: what nobody could buffer unnoticed */
 #define RSS_MAX (48u << 20)
 #define WAIT_MS 20000
-
-#define MUST(cond)                                                          \
-	do {                                                                \
-		if (!(cond)) {                                              \
-			printf("%s:%d: not true: %s\n", __FILE__, __LINE__, \
-			       #cond);                                      \
-			exit(1);                                            \
-		}                                                           \
-	} while (0)
 
 static uint8_t body[FRAME];
 static const char *own_addr = ""; /* for HELLO */

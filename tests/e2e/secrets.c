@@ -32,6 +32,7 @@
 #include "../../dsm/heap/heap.h"
 #include "../../dsm/transport/access.h"
 #include "../../dsm/wire/wire.h"
+#include "../helpers/must.h"
 
 #define MASK UINT64_C(0xa5c3965ae10f783c)
 #define SLOTS_LOG2 18
@@ -39,15 +40,6 @@
 #define HEAP_SEARCHED (UINT64_C(16) << 20)
 #define WAIT_MS 60000
 #define N_TASKS 64
-
-#define MUST(cond)                                                          \
-	do {                                                                \
-		if (!(cond)) {                                              \
-			printf("%s:%d: not true: %s\n", __FILE__, __LINE__, \
-			       #cond);                                      \
-			exit(1);                                            \
-		}                                                           \
-	} while (0)
 
 /* Masked pairs of words. */
 struct table {
