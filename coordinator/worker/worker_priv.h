@@ -4,7 +4,7 @@
  *   worker.c    frames from the coordinator, messages to it
  *     wsession.c  a session: runs, the queue of EXECs, which slot gets which
  *       wslot.c     the life of one slot process      watch.c  time-outs
- *     fate.c      why one has ended, and what that means for its task
+ *         fate.c      why one has ended, and what that means for its task
  *         dial.c      its connection to the client
  *         wlink.c     by which transport, and who hears of it
  *           spawn.h     processes                     wuv.c  libuv handles
